@@ -1,0 +1,275 @@
+"""Bundles and repositories: what is sealed is read back, and every damage is named."""
+
+import json
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from softrisk_core import __version__
+from softrisk_core.bundle import (
+    CALIBRATION,
+    GOLDEN,
+    MANIFEST,
+    MODEL,
+    Bundle,
+    CalibrationArrays,
+    file_entry,
+    load_bundle,
+    write_golden,
+)
+from softrisk_core.conformal import confident_rank, marginal_rank
+from softrisk_core.diagnostics import DIAGNOSTICS
+from softrisk_core.errors import BundleError, ModelNotFoundError
+from softrisk_core.manifest import (
+    CalibrationFacts,
+    ImageInput,
+    InputSpec,
+    Level,
+    Manifest,
+    ModelFacts,
+    Nonconformity,
+    Parity,
+    Tolerance,
+)
+from softrisk_core.repository import Draft, Repository, resolve
+
+GOLDEN_MANIFEST = Path(__file__).parent / "golden_manifest_format_1.json"
+
+
+def calibration_arrays(n: int = 199) -> CalibrationArrays:
+    rng = np.random.default_rng(n)
+    counts, edges = np.histogram(rng.random(n), bins=10)
+    return CalibrationArrays(
+        scores=np.sort(rng.normal(size=n).astype(np.float32)),
+        histograms={name: (edges, counts.astype(np.int64)) for name in DIAGNOSTICS},
+        training_rows=np.arange(5, dtype=np.uint64),
+        calibration_rows=np.arange(n, dtype=np.uint64),
+    )
+
+
+def manifest(name: str, version: int, calibration: CalibrationArrays) -> Manifest:
+    n = calibration.scores.size
+    return Manifest(
+        name=name,
+        version=version,
+        created_at=datetime(2026, 1, 1, tzinfo=UTC),
+        inputs=(InputSpec(name="image", shape=(-1, 1, 8, 8), domain=(0, 1), image=ImageInput(mode="L", size=(8, 8))),),
+        classes=("a", "b", "c"),
+        opset=17,
+        model=ModelFacts(origin="checkpoint", architecture="small-cnn", loss="DRSL(form=logit, tau=0.3)"),
+        nonconformity=Nonconformity(diagnostic="logit_gap", strange="low"),
+        calibration=CalibrationFacts(
+            id=calibration.id,
+            n=n,
+            alpha=0.01,
+            levels=(Level(alpha=0.01, marginal_rank=marginal_rank(0.01, n), confident_rank=confident_rank(0.01, n)),),
+            data="some clean data",
+        ),
+        parity=Parity(
+            tolerance=Tolerance(absolute=1e-4, relative=1e-3), batch_sizes=(1, 2, 7, 64), source=1e-6, reference=1e-6
+        ),
+        files={},
+        tools={"softrisk": __version__},
+    )
+
+
+def fill(draft: Draft) -> Manifest:
+    calibration = calibration_arrays()
+    (draft.folder / MODEL).write_bytes(b"the graph" * 100)
+    calibration.write(draft.folder / CALIBRATION)
+    write_golden(draft.folder / GOLDEN, {"image": np.ones((64, 1, 8, 8), np.float32)}, {"rank": np.arange(64)})
+    return manifest(draft.name, draft.version, calibration)
+
+
+def make_bundle(folder: Path, name: str = "digits") -> Bundle:
+    with Repository(folder).new_version(name) as draft:
+        return draft.seal(fill(draft))
+
+
+def test_what_is_sealed_is_read_back(tmp_path: Path) -> None:
+    sealed = make_bundle(tmp_path)
+    assert sealed.folder == tmp_path / "digits" / "1"
+    assert {path.name for path in sealed.folder.iterdir()} == {MANIFEST, MODEL, CALIBRATION, GOLDEN}
+    found = load_bundle(sealed.folder)
+    assert found.manifest == sealed.manifest
+    expected = calibration_arrays()
+    calibration = found.calibration()
+    assert np.array_equal(calibration.scores, expected.scores)
+    assert np.array_equal(calibration.training_rows, expected.training_rows)
+    assert set(calibration.histograms) == set(DIAGNOSTICS)
+    inputs, outputs = found.golden()
+    assert inputs["image"].shape == (64, 1, 8, 8)
+    assert outputs["rank"].tolist() == list(range(64))
+
+
+def test_versions_count_up_and_the_highest_is_the_default(tmp_path: Path) -> None:
+    for _ in range(11):
+        make_bundle(tmp_path)
+    make_bundle(tmp_path, "other")
+    repository = Repository(tmp_path)
+    assert repository.models() == ["digits", "other"]
+    assert repository.versions("digits") == list(range(1, 12))
+    assert repository.path("digits").name == "11"
+    assert repository.path("digits", 2).name == "2"
+    assert resolve(tmp_path / "digits") == tmp_path / "digits" / "11"
+    assert resolve(tmp_path / "digits" / "3") == tmp_path / "digits" / "3"
+
+
+def test_unknown_models_and_versions_list_what_there_is(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+    with pytest.raises(ModelNotFoundError, match=r"no model 'cats'.*digits"):
+        Repository(tmp_path).path("cats")
+    with pytest.raises(ModelNotFoundError, match=r"no version 7; versions: \[1\]"):
+        Repository(tmp_path).path("digits", 7)
+    assert Repository(tmp_path / "absent").models() == []
+
+
+@pytest.mark.parametrize("name", ["", ".hidden", "a/b", "..", "a b", "-x"])
+def test_model_names_are_checked(tmp_path: Path, name: str) -> None:
+    with pytest.raises(BundleError, match="not a model name"), Repository(tmp_path).new_version(name):
+        pass
+
+
+def test_a_failed_draft_leaves_no_trace(tmp_path: Path) -> None:
+    def fail_halfway() -> None:
+        with Repository(tmp_path).new_version("digits") as draft:
+            fill(draft)
+            raise RuntimeError("boom")
+
+    with pytest.raises(RuntimeError, match="boom"):
+        fail_halfway()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_draft_without_all_files_cannot_be_sealed(tmp_path: Path) -> None:
+    with Repository(tmp_path).new_version("digits") as draft:
+        document = fill(draft)
+        (draft.folder / GOLDEN).unlink()
+        with pytest.raises(BundleError, match=r"golden\.npz"):
+            draft.seal(document)
+    assert Repository(tmp_path).models() == []
+
+
+def test_two_writers_of_one_version_do_not_mix(tmp_path: Path) -> None:
+    errors: list[BundleError] = []
+    ready = threading.Barrier(2)
+
+    def write() -> None:
+        with Repository(tmp_path).new_version("digits") as draft:
+            document = fill(draft)
+            ready.wait(timeout=10)
+            try:
+                draft.seal(document)
+            except BundleError as error:
+                errors.append(error)
+
+    writers = [threading.Thread(target=write) for _ in range(2)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(timeout=10)
+    assert len(errors) == 1
+    assert Repository(tmp_path).versions("digits") == [1]
+    load_bundle(tmp_path / "digits" / "1")
+
+
+def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    path = folder / MANIFEST
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+
+
+def damage_truncate(folder: Path) -> None:
+    path = folder / MODEL
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def damage_flip_a_bit(folder: Path) -> None:
+    content = bytearray((folder / MODEL).read_bytes())
+    content[17] ^= 1
+    (folder / MODEL).write_bytes(content)
+
+
+def damage_swap_calibration(folder: Path) -> None:
+    calibration_arrays(50).write(folder / CALIBRATION)
+    entry = file_entry(folder / CALIBRATION).model_dump()
+    edit_manifest(folder, lambda m: m["files"].update({CALIBRATION: entry}))
+
+
+def damage_calibration_bytes(folder: Path) -> None:
+    (folder / CALIBRATION).write_bytes(b"PK\x03\x04 not really")
+    entry = file_entry(folder / CALIBRATION).model_dump()
+    edit_manifest(folder, lambda m: m["files"].update({CALIBRATION: entry}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (damage_truncate, r"model\.onnx is truncated: 890 of 900 bytes"),
+        (damage_flip_a_bit, r"model\.onnx was changed after it was sealed"),
+        (lambda f: (f / GOLDEN).unlink(), r"golden\.npz is missing"),
+        (lambda f: (f / MANIFEST).unlink(), r"is not a bundle: it has no manifest\.json"),
+        (lambda f: (f / MANIFEST).write_text('{"format"'), "not valid JSON"),
+        (lambda f: (f / MANIFEST).write_text("[" * 100_000), "not valid JSON"),
+        (lambda f: (f / MANIFEST).write_bytes(b"\xff\xfe"), "not valid JSON"),
+        (lambda f: (f / MANIFEST).write_text("[]"), "not the manifest of a softrisk bundle"),
+        (lambda f: edit_manifest(f, lambda m: m.update(format="mlflow")), "not the manifest of a softrisk bundle"),
+        (
+            lambda f: edit_manifest(f, lambda m: m.update(format_version=2, tools={"softrisk": "9.1"})),
+            r"has format 2, written by softrisk 9\.1.*upgrade",
+        ),
+        (lambda f: edit_manifest(f, lambda m: m.update(format_version=9, tools=[])), "written by softrisk a newer"),
+        (lambda f: edit_manifest(f, lambda m: m.update(format_version="1")), "must be a positive integer, got '1'"),
+        (lambda f: edit_manifest(f, lambda m: m.pop("classes")), "classes: Field required"),
+        (lambda f: edit_manifest(f, lambda m: m.update(colour="red")), "colour: Extra inputs"),
+        (lambda f: edit_manifest(f, lambda m: m["files"].pop(MODEL)), r"the entry of model\.onnx is missing"),
+        (
+            lambda f: edit_manifest(f, lambda m: m["files"].update({"../x": m["files"][MODEL]})),
+            "not the name of a file in the bundle",
+        ),
+        (lambda f: edit_manifest(f, lambda m: m["calibration"].update(alpha=0.001)), "at least 999"),
+        (
+            lambda f: edit_manifest(f, lambda m: m["calibration"]["levels"][0].update(marginal_rank=3)),
+            "not those of n = 199",
+        ),
+        (lambda f: edit_manifest(f, lambda m: m["inputs"][0].update(shape=[1, 8, 8])), "must be -1 followed by"),
+        (lambda f: edit_manifest(f, lambda m: m["nonconformity"].update(diagnostic="magic")), "not a diagnostic"),
+    ],
+)
+def test_damage_is_named(tmp_path: Path, damage: Callable[[Path], object], message: str) -> None:
+    folder = make_bundle(tmp_path).folder
+    damage(folder)
+    with pytest.raises(BundleError, match=message):
+        load_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [(damage_swap_calibration, "not those of calibration"), (damage_calibration_bytes, r"calibration\.npz is damaged")],
+)
+def test_a_foreign_calibration_is_noticed(tmp_path: Path, damage: Callable[[Path], None], message: str) -> None:
+    folder = make_bundle(tmp_path).folder
+    damage(folder)
+    with pytest.raises(BundleError, match=message):
+        load_bundle(folder).calibration()
+
+
+def test_a_repository_is_not_a_bundle_and_says_what_it_holds(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+    with pytest.raises(BundleError, match="it holds digits/1: name one of these"):
+        load_bundle(tmp_path)
+    with pytest.raises(BundleError, match="is not a folder"):
+        load_bundle(tmp_path / "absent")
+
+
+def test_the_golden_manifest_of_format_1_still_reads() -> None:
+    """Written by the first version that had this format; it must read for as long as the format is 1."""
+    text = GOLDEN_MANIFEST.read_text()
+    found = Manifest.model_validate_json(text)
+    assert json.loads(found.model_dump_json()) == json.loads(text)
