@@ -1,0 +1,65 @@
+"""Client of the softrisk service: predictions with their risk, and a gate for pipelines."""
+
+from softrisk_client.async_client import AsyncClient
+from softrisk_client.client import Client
+from softrisk_client.errors import (
+    DeadlineExceededError,
+    InvalidArgumentError,
+    InvalidInputError,
+    NotFoundError,
+    NotReadyError,
+    OverloadedError,
+    Problem,
+    ProblemError,
+    RequestTimeoutError,
+    ResponseError,
+    ServerError,
+    SoftriskClientError,
+    TransportError,
+    UnauthorizedError,
+    UndecidedError,
+    UnexpectedResponseError,
+)
+from softrisk_client.gate import gate
+from softrisk_client.types import (
+    Decision,
+    Diagnostics,
+    InferResponse,
+    ModelMetadata,
+    Prediction,
+    PredictResponse,
+    Risk,
+    Tensor,
+    TensorMetadata,
+)
+
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "DeadlineExceededError",
+    "Decision",
+    "Diagnostics",
+    "InferResponse",
+    "InvalidArgumentError",
+    "InvalidInputError",
+    "ModelMetadata",
+    "NotFoundError",
+    "NotReadyError",
+    "OverloadedError",
+    "PredictResponse",
+    "Prediction",
+    "Problem",
+    "ProblemError",
+    "RequestTimeoutError",
+    "ResponseError",
+    "Risk",
+    "ServerError",
+    "SoftriskClientError",
+    "Tensor",
+    "TensorMetadata",
+    "TransportError",
+    "UnauthorizedError",
+    "UndecidedError",
+    "UnexpectedResponseError",
+    "gate",
+]

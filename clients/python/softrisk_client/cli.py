@@ -1,0 +1,121 @@
+"""`softrisk predict`: send images to a running service and show what it says about them."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import stamina.instrumentation
+import typer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from rich.text import Text
+
+from softrisk_client.client import Client
+from softrisk_client.errors import InvalidArgumentError, InvalidInputError, SoftriskClientError
+from softrisk_client.types import Decision, PredictResponse
+
+app = typer.Typer(add_completion=False)
+
+_COLOUR = {Decision.ACCEPT: "green", Decision.REVIEW: "yellow", Decision.REJECT: "bold red"}
+_FLAGGED = 3
+
+
+@app.command()
+def predict(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="PNG or JPEG files.")],
+    url: Annotated[str, typer.Option(help="Where the service is.")] = "http://127.0.0.1:8000",
+    model: Annotated[str | None, typer.Option(help="Name of the model; needed where several are served.")] = None,
+    version: Annotated[int | None, typer.Option(help="Version of the model; the highest by default.")] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option(
+            help="Level of the flag: the share of clean inputs that it may wrongly strike. The service's by "
+            "default; the decision follows the service's policy either way."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per image, in place of the table.")] = False,
+) -> None:
+    """Classify images by a running service, and say how strange they are.
+
+    Exit status: 0 if no image was flagged, 3 if any was, 1 if any has no answer or its flag is not disclosed.
+    """
+    # stamina reports a retry through structlog where that is installed, which writes to standard output.
+    stamina.instrumentation.set_on_retry_hooks(())
+    err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    answers: list[tuple[Path, PredictResponse]] = []
+    failed = False
+    try:
+        with Client(url) as client:
+            name = model or _only_model(client)
+            for image in track(images, "Asking", console=err, transient=True, disable=not err.is_terminal):
+                try:
+                    answers.append((image, client.predict([image], model=name, version=version, alpha=alpha)))
+                except (OSError, InvalidInputError) as error:
+                    # The fault of this image; the others may still be answered.
+                    failed = True
+                    err.print(f"{image}: {(isinstance(error, OSError) and error.strerror) or error}")
+    except SoftriskClientError as error:
+        failed = True
+        err.print(error)
+
+    if as_json:
+        for image, answer in answers:
+            typer.echo(_json_line(image, answer))
+    elif answers:
+        Console().print(_table(answers, with_flag=alpha is not None))
+    risks = [answer.predictions[0].risk for _, answer in answers]
+    if None in risks:
+        failed = True
+        err.print("the service does not disclose flag and decision to this caller; ask its operator")
+    if failed:
+        raise typer.Exit(1)
+    if any(risk is not None and risk.flagged for risk in risks):
+        raise typer.Exit(_FLAGGED)
+
+
+def _only_model(client: Client) -> str:
+    match client.models():
+        case (name,):
+            return name
+        case ():
+            raise InvalidArgumentError("the service has no model")
+        case names:
+            raise InvalidArgumentError(f"the service has several models; choose one with --model: {', '.join(names)}")
+
+
+def _json_line(image: Path, answer: PredictResponse) -> str:
+    row = {"file": str(image), "model_name": answer.model_name, "model_version": answer.model_version}
+    return json.dumps(row | answer.predictions[0].model_dump(mode="json", exclude_none=True))
+
+
+def _table(answers: list[tuple[Path, PredictResponse]], *, with_flag: bool) -> Table:
+    table = Table(caption=", ".join(sorted({f"{a.model_name} version {a.model_version}" for _, a in answers})))
+    table.add_column("file", overflow="fold")
+    table.add_column("class", overflow="fold")
+    for name in ("confidence", "top-2 gap", "dispersion", "p-value"):
+        table.add_column(name, justify="right")
+    table.add_column("decision")
+    if with_flag:
+        table.add_column("flagged")
+    for image, answer in answers:
+        prediction = answer.predictions[0]
+        diagnostics, risk = prediction.diagnostics, prediction.risk
+        cells = [
+            # Text, because a file's or a class's name may hold what rich takes for markup.
+            Text(str(image)),
+            Text(prediction.class_name),
+            _number(prediction.confidence),
+            _number(diagnostics.top2_gap if diagnostics else None),
+            _number(diagnostics.dispersion if diagnostics else None),
+            _number(risk.p_value if risk else None),
+            Text(risk.decision, style=_COLOUR[risk.decision]) if risk else Text("–"),
+        ]
+        if with_flag:
+            cells.append(Text("–" if risk is None else "yes" if risk.flagged else "no"))
+        table.add_row(*cells)
+    return table
+
+
+def _number(value: float | None) -> Text:
+    return Text("–" if value is None else f"{value:.4f}")

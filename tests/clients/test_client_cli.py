@@ -1,0 +1,141 @@
+"""`softrisk predict`, as a user and as a script meet it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx2
+import pytest
+import stamina.instrumentation
+from typer.testing import CliRunner
+
+from softrisk_client.cli import app
+
+if TYPE_CHECKING:
+    from tests.clients.conftest import FakeService
+
+PNG = b"\x89PNG\r\n\x1a\n"
+COARSE = {"label": 7, "class_name": "seven", "risk": {"decision": "review", "flagged": True}}
+NONE = {"label": 7, "class_name": "seven"}
+
+
+@pytest.fixture(autouse=True)
+def _hooks_of_stamina_restored() -> Iterator[None]:
+    yield
+    stamina.instrumentation.set_on_retry_hooks(None)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+    Path("seven[x].png").write_bytes(PNG + b"pixels")
+    Path("odd.png").write_bytes(PNG + b"odd pixels")
+    Path("zip.png").write_bytes(b"PK")
+    return tmp_path
+
+
+def run(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+    return result.exit_code, result.stdout, result.stderr
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("│┃ ").split("│")]
+
+
+@pytest.mark.usefixtures("on_the_network")
+def test_accepted_images_make_a_table_and_status_0() -> None:
+    status, out, err = run("seven[x].png", "seven[x].png")
+    assert (status, err) == (0, "")
+    rows = [cells(line) for line in out.splitlines() if "seven[x].png" in line]
+    assert rows == [["seven[x].png", "seven", "0.9987", "0.9980", "0.9100", "0.6900", "accept"]] * 2
+    assert "mnist version 1" in out
+
+
+@pytest.mark.usefixtures("on_the_network")
+def test_a_flagged_image_is_status_3() -> None:
+    status, out, err = run("seven[x].png", "odd.png")
+    assert (status, err) == (3, "")
+    (row,) = [cells(line) for line in out.splitlines() if "odd.png" in line]
+    assert row[-2:] == ["0.0010", "reject"]
+
+
+def test_alpha_and_version_are_sent_and_the_flag_is_shown(on_the_network: FakeService) -> None:
+    status, out, _ = run("odd.png", "--alpha", "0.05", "--model", "mnist", "--version", "3")
+    assert status == 3
+    assert "flagged" in out
+    (row,) = [cells(line) for line in out.splitlines() if "odd.png" in line]
+    assert row[-1] == "yes"
+    assert on_the_network.body["parameters"] == {"alpha": 0.05}
+    assert [request.url.path for request in on_the_network.requests] == ["/v1/models/mnist/versions/3:predict"]
+    _, out, _ = run("seven[x].png", "--alpha", "0.05")
+    (row,) = [cells(line) for line in out.splitlines() if "seven[x].png" in line]
+    assert row[-1] == "no"
+
+
+@pytest.mark.usefixtures("on_the_network")
+def test_one_bad_file_does_not_lose_the_other_answers() -> None:
+    status, out, err = run("missing.png", "zip.png", "odd.png")
+    assert status == 1
+    assert err.splitlines() == [
+        "missing.png: No such file or directory",
+        "zip.png: 422 Refused: not an image",
+    ]
+    assert "odd.png" in out
+
+
+@pytest.mark.usefixtures("on_the_network")
+def test_json_is_one_object_per_line() -> None:
+    status, out, _ = run("seven[x].png", "missing.png", "odd.png", "--json")
+    assert status == 1
+    first, second = map(json.loads, out.splitlines())
+    assert (first["file"], first["model_name"], first["model_version"]) == ("seven[x].png", "mnist", "1")
+    assert first["risk"]["decision"] == "accept"
+    assert second["risk"]["p_value"] == 0.001
+
+
+def test_without_a_name_there_must_be_exactly_one_model(on_the_network: FakeService) -> None:
+    on_the_network.models = ["cifar", "mnist"]
+    assert run("odd.png") == (1, "", "the service has several models; choose one with --model: cifar, mnist\n")
+    on_the_network.models = []
+    assert run("odd.png") == (1, "", "the service has no model\n")
+
+
+def test_a_failing_service_ends_the_run_with_what_was_answered(on_the_network: FakeService) -> None:
+    models = httpx2.Response(200, json={"models": ["mnist"]})
+    answer = httpx2.Response(200, json={"model_name": "m", "model_version": "1", "predictions": [COARSE]})
+    on_the_network.script.extend([models, answer, *[httpx2.ConnectError("refused")] * 4])
+    status, out, err = run("odd.png", "seven[x].png", "seven[x].png")
+    assert (status, err) == (1, "cannot reach http://127.0.0.1:8000: refused\n")
+    assert "odd.png" in out
+    assert "seven[x].png" not in out
+
+
+def test_a_retry_leaves_standard_output_to_the_answers(on_the_network: FakeService) -> None:
+    on_the_network.script.append(httpx2.Response(503))
+    status, out, err = run("seven[x].png", "--json")
+    assert (status, err) == (0, "")
+    assert len(out.splitlines()) == 1
+
+
+def test_coarse_disclosure_is_shown_as_far_as_it_goes(on_the_network: FakeService) -> None:
+    on_the_network.odd = COARSE
+    status, out, _ = run("odd.png")
+    assert status == 3
+    (row,) = [cells(line) for line in out.splitlines() if "odd.png" in line]
+    assert row == ["odd.png", "seven", "–", "–", "–", "–", "review"]
+
+
+def test_without_disclosure_nothing_passes(on_the_network: FakeService) -> None:
+    on_the_network.odd = NONE
+    for options in ([], ["--alpha", "0.05"]):
+        status, out, err = run("odd.png", *options)
+        assert (status, err) == (
+            1,
+            "the service does not disclose flag and decision to this caller; ask its operator\n",
+        )
+        assert "seven" in out
