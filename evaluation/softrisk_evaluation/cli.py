@@ -1,0 +1,88 @@
+"""`softrisk evaluate`: attack a bundle and say what its flag is worth."""
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from softrisk_core.bundle import REPORT, load_bundle
+from softrisk_core.repository import resolve
+from softrisk_evaluation.evaluate import evaluate
+from softrisk_evaluation.publish import check_destination, publish
+from softrisk_evaluation.report import Settings
+from softrisk_evaluation.tables import sections, to_rich
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def evaluate_command(
+    context: typer.Context,
+    bundle: Annotated[
+        Path, typer.Argument(help="<repository>/<model>/<version>, or <repository>/<model>: the highest.")
+    ],
+    checkpoint: Annotated[Path, typer.Option(help="The checkpoint behind the bundle: attacks use its gradients.")],
+    data: Annotated[
+        str | None, typer.Option(help="Test data, as softrisk train accepts them. Default: the checkpoint's test rows.")
+    ] = None,
+    epsilon: Annotated[
+        list[float], typer.Option(help="ℓ∞ radius of the attacks on pixels in [0, 1]; may be repeated.")
+    ] = [0.1],  # noqa: B006 - typer wants a list, and copies it
+    steps: Annotated[int, typer.Option(min=1, help="Steps of PGD, each of 2.5 ε/steps.")] = 20,
+    restarts: Annotated[int, typer.Option(min=1, help="Random starts of PGD.")] = 5,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Attack only so many test images, drawn at random. Default: all.")
+    ] = None,
+    resplits: Annotated[
+        int, typer.Option(min=0, help="Random splits on which the false-alarm law is checked, such as 200.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the attacks' random starts, of --limit and --resplits.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the report. Default: report/ in the bundle's folder.")
+    ] = None,
+) -> None:
+    """Attack a bundle's classifier and write a report: accuracy, detection, false alarms, red flags."""
+    loaded = load_bundle(resolve(bundle))
+    folder = out or loaded.folder / REPORT
+    check_destination(folder)
+    settings = Settings(
+        command=_command(context),
+        epsilons=tuple(sorted(set(epsilon))),
+        steps=steps,
+        restarts=restarts,
+        limit=limit,
+        seed=seed,
+        resplits=resplits,
+    )
+    console = Console()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        evaluation = evaluate(loaded, checkpoint, data, settings, progress)
+    report = evaluation.report
+    if report.data.dropped:
+        console.print(f"{report.data.dropped} test rows left out: the model or its calibration has seen their content")
+    for section in sections(report):
+        console.print(to_rich(section), "")
+    publish(evaluation, folder)
+    console.print(f"report: {folder}", soft_wrap=True, highlight=False)
+
+
+def _command(context: typer.Context) -> str:
+    """The command with all its settings, defaults included, so that a later default does not change its meaning."""
+    words = ["softrisk", "evaluate"]
+    for parameter in context.command.params:
+        given = context.params.get(parameter.name or "")
+        for value in given if isinstance(given, list | tuple) else [given]:
+            if value is not None:
+                option = [] if parameter.param_type_name == "argument" else [parameter.opts[0]]
+                words += [*option, str(value)]
+    return shlex.join(words)

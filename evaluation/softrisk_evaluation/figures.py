@@ -1,0 +1,82 @@
+"""The figures of a report, drawn without a display."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from sklearn.metrics import roc_curve
+
+from softrisk_evaluation.evaluate import Evaluation
+from softrisk_evaluation.false_alarms import Split
+from softrisk_evaluation.statistics import false_alarm_masses
+
+
+def draw_figures(evaluation: Evaluation, folder: Path) -> list[tuple[str, str]]:
+    """Write all figures into a folder.
+
+    Returns:
+        File name and caption of each.
+    """
+    figures = [
+        ("roc.png", "ROC of the risk score: successful attacks against all clean test images", _roc(evaluation)),
+        ("p-values.png", "p-values of clean test images and of successful attacks", _p_values(evaluation)),
+    ]
+    if evaluation.splits:
+        caption = "False-alarm rates on random splits and the Beta-binomial law"
+        figures.append(("false-alarm-law.png", caption, _law(evaluation.splits)))
+    for name, _, figure in figures:
+        # Without the version of matplotlib, so that the same report is the same file.
+        figure.savefig(folder / name, dpi=120, metadata={"Software": None})
+    return [(name, caption) for name, caption, _ in figures]
+
+
+def _roc(evaluation: Evaluation) -> Figure:
+    figure = Figure(figsize=(6, 4.5), layout="constrained")
+    axes = figure.subplots()
+    clean = evaluation.clean.rank
+    for each in evaluation.attacked:
+        ranks = each.answers.rank[each.successful]
+        if ranks.size:
+            is_attacked = np.concatenate([np.zeros(clean.size), np.ones(ranks.size)])
+            false_alarms, detected, _ = roc_curve(is_attacked, -np.concatenate([clean, ranks]))
+            axes.plot(false_alarms, detected, label=each.attack.label, drawstyle="steps-post")
+    chance = np.geomspace(1e-3, 1)
+    axes.plot(chance, chance, color="0.7", linestyle=":", label="chance")
+    # The left end matters: nobody accepts an alarm on every tenth honest request.
+    axes.set(xscale="log", xlim=(1e-3, 1), ylim=(0, 1), xlabel="false-alarm rate", ylabel="detection rate")
+    axes.legend(loc="lower right")
+    return figure
+
+
+def _p_values(evaluation: Evaluation) -> Figure:
+    figure = Figure(figsize=(6, 4.5), layout="constrained")
+    axes = figure.subplots()
+    n = evaluation.report.subject.calibration_rows
+    edges = [bin / 20 for bin in range(21)]
+    axes.hist(evaluation.clean.rank / (n + 1), edges, density=True, color="0.8", label="clean")
+    for each in evaluation.attacked:
+        ranks = each.answers.rank[each.successful]
+        if ranks.size:
+            axes.hist(ranks / (n + 1), edges, density=True, histtype="step", label=each.attack.label)
+    axes.axhline(1, color="0.5", linestyle=":", linewidth=1)
+    axes.set(xlim=(0, 1), xlabel="p-value", ylabel="density")
+    axes.legend()
+    return figure
+
+
+def _law(splits: tuple[Split, ...]) -> Figure:
+    figure = Figure(figsize=(5 * len(splits), 4), layout="constrained")
+    for axes, split in zip(figure.subplots(1, len(splits), squeeze=False)[0], splits, strict=True):
+        summary, counts = split.summary, split.false_alarms
+        # Bins of equally many integers, or some would hold one count more than their neighbours.
+        width = 1 + int(np.ptp(counts)) // 20
+        edges = [edge / split.judged for edge in np.arange(counts.min() - 0.5, counts.max() + width, width)]
+        axes.hist(counts / split.judged, edges, color="0.8", label=f"{summary.splits} splits")
+        possible = np.arange(counts.min(), counts.max() + 1)
+        masses = false_alarm_masses(summary.marginal_rank, split.n, possible, split.judged)
+        axes.plot(possible / split.judged, masses * summary.splits * width, label="Beta-binomial law")
+        for bound in summary.law:
+            axes.axvline(bound, color="0.5", linestyle=":", linewidth=1)
+        axes.set(title=f"α = {summary.alpha:g}", xlabel="realised false-alarm rate", ylabel="splits")
+        axes.legend()
+    return figure

@@ -1,0 +1,192 @@
+"""`report.json`, format 1: every number of an evaluation with the settings that made it.
+
+The same command on the same files writes the same report: no times, no machine. The format is an integer, raised
+whenever a field is added, removed or changes its meaning.
+"""
+
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from softrisk_core.conformal import Guarantee
+from softrisk_core.manifest import Sha256
+from softrisk_evaluation.directions import Strange
+from softrisk_evaluation.statistics import Bounds, clopper_pearson
+
+FORMAT: Final = "softrisk-report"
+FORMAT_VERSION: Final = 1
+
+Rate = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Proportion(_Part):
+    """A share with its exact 95 % confidence interval (Clopper–Pearson)."""
+
+    successes: Count
+    trials: Count
+    rate: Rate
+    interval: Bounds
+
+    @classmethod
+    def of(cls, successes: int, trials: int) -> "Proportion":
+        """From counts, trials ≥ 1."""
+        return cls(
+            successes=successes,
+            trials=trials,
+            rate=successes / trials,
+            interval=clopper_pearson(successes, trials),
+        )
+
+
+class Subject(_Part):
+    """What was evaluated."""
+
+    name: str
+    version: int
+    model_sha256: Sha256
+    """Of `model.onnx`."""
+    checkpoint_sha256: Sha256
+    """Of the checkpoint whose gradients the attacks use."""
+    nonconformity: str
+    calibration_id: str
+    calibration_rows: Count
+    logits_difference: float
+    """Largest absolute difference between the logits of checkpoint and bundle on test inputs."""
+
+
+class DataFacts(_Part):
+    """Which clean inputs."""
+
+    source: str
+    rows: Count
+    """How many are judged."""
+    dropped: Count
+    """Test rows left out because their content is among the training, selection or calibration rows."""
+
+
+class Settings(_Part):
+    """What was asked for."""
+
+    command: str
+    epsilons: tuple[float, ...]
+    """ℓ∞ radii, in the model's input units."""
+    steps: int
+    restarts: int
+    limit: int | None
+    """How many test rows are attacked, drawn at random by the seed; None for all."""
+    seed: int
+    resplits: int
+
+
+class OperatingPoint(_Part):
+    """True-positive rate at a false-alarm rate."""
+
+    false_alarms: Rate
+    threshold: Literal["calibration", "clean test images"]
+    """`calibration`: the bundle's own flag, rank ≤ ⌊α(n + 1)⌋; `clean test images`: the lowest threshold that flags
+    at most this share of them. No attacked input has a say in either."""
+    detected: Proportion | None
+    """None if nothing is to be detected, or the calibration is too small for this rate."""
+
+
+class Detection(_Part):
+    """How well one score tells attacked inputs from clean ones."""
+
+    score: str
+    strange: Strange
+    auroc: Rate | None
+    """Against all clean test images; None if there are no attacked inputs to tell apart."""
+    points: tuple[OperatingPoint, ...]
+    """With thresholds from the clean test images, so that all scores can be compared."""
+    flags: tuple[OperatingPoint, ...] = ()
+    """Of the risk score: the bundle's own flags, with thresholds from its calibration."""
+
+
+class AttackResult(_Part):
+    """One attack at one radius, judged by the outputs of `model.onnx`."""
+
+    label: str
+    """For tables: `PGD-20 ε=0.1 ×5`."""
+    name: Literal["FGSM", "PGD"]
+    epsilon: float
+    """ℓ∞ radius, in the model's input units."""
+    steps: int
+    step_size: float
+    restarts: int
+    robust: Proportion
+    """Right on the clean and on the attacked image, of all attacked images."""
+    successful: Count
+    """Right on the clean image, wrong on the attacked one."""
+    on_successful: tuple[Detection, ...]
+    """Positives: successful attacks only."""
+    on_all: tuple[Detection, ...]
+    """Positives: all attacked images."""
+
+
+class WorstCase(_Part):
+    """Right on the clean image and under every attack at one radius."""
+
+    epsilon: float
+    robust: Proportion
+
+
+class FalseAlarms(_Part):
+    """Flags on clean test inputs at one level."""
+
+    alpha: Rate
+    guarantee: Guarantee
+    rank_limit: int
+    realised: Proportion
+    law: Bounds
+    """Central 95 % interval of the Beta-binomial law for the realised rate."""
+
+
+class Resplits(_Part):
+    """The false-alarm law on random splits of calibration and test rows at one level."""
+
+    alpha: Rate
+    splits: Count
+    marginal_rank: int
+    law: Bounds
+    """Central 95 % interval of the Beta-binomial law for the realised rate at `marginal_rank`."""
+    inside: Proportion
+    """Splits whose realised rate lies in `law`."""
+    expected_inside: Rate
+    """The law's own probability of its interval."""
+    confident_rank: int
+    """0 if the calibration is too small for one; then nothing is flagged and nothing exceeds α."""
+    confident_above: Proportion
+    """Splits whose realised rate at `confident_rank` exceeds α."""
+    expected_above: Rate
+    """The law's probability of that; > 0.05 is possible, as the test rows are finite."""
+
+
+class RedFlag(_Part):
+    """A sign that the evaluation, not the model, is at fault, or that a score misleads."""
+
+    finding: str
+    advice: str
+
+
+class Report(_Part):
+    """The whole of `report.json`."""
+
+    format: Literal["softrisk-report"] = FORMAT
+    format_version: Literal[1] = FORMAT_VERSION
+    subject: Subject
+    settings: Settings
+    data: DataFacts
+    clean_accuracy: Proportion
+    attacks: tuple[AttackResult, ...]
+    worst_case: tuple[WorstCase, ...]
+    zero_gradients: Proportion
+    """Attacked rows whose clean image has an input gradient of zero."""
+    false_alarms: tuple[FalseAlarms, ...]
+    resplits: tuple[Resplits, ...]
+    red_flags: tuple[RedFlag, ...]
+    versions: dict[str, str]

@@ -1,0 +1,110 @@
+"""Intervals and detection figures: the arithmetic behind every number of a report.
+
+Scores are oriented here so that larger is stranger; attacked inputs are the positives, clean ones the negatives.
+"""
+
+import math
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import betabinom, binomtest
+from sklearn.metrics import roc_auc_score
+
+CONFIDENCE: Final = 0.95
+"""Of every interval in a report."""
+
+_ROUNDING: Final = 1e-9
+"""Allowance for rate · count being an integer in exact arithmetic but just below one in float64."""
+
+
+class Bounds(NamedTuple):
+    """A closed interval."""
+
+    low: float
+    high: float
+
+
+def clopper_pearson(successes: int, trials: int) -> Bounds:
+    """Exact 95 % confidence interval of a proportion; never too narrow (Clopper & Pearson, Biometrika 1934).
+
+    Args:
+        successes: 0 … trials.
+        trials: ≥ 1.
+
+    Returns:
+        Bounds in [0, 1].
+    """
+    interval = binomtest(successes, trials).proportion_ci(CONFIDENCE, method="exact")
+    return Bounds(float(interval.low), float(interval.high))
+
+
+def false_alarm_bounds(rank_limit: int, n: int, judged: int) -> Bounds:
+    """Where the realised false-alarm rate of a calibrated flag lies in 95 % of all cases.
+
+    With n calibration scores and `judged` clean inputs, all exchangeable and without ties, the number that gets a
+    rank ≤ `rank_limit` follows BetaBinomial(judged, rank_limit, n + 1 − rank_limit) (Vovk, "Conditional validity
+    of inductive conformal predictors", 2012; Bates et al., arXiv 2104.08279). Ties make alarms rarer.
+
+    Args:
+        rank_limit: Largest flagged rank, 1 … n.
+        n: Number of calibration scores.
+        judged: Number of clean inputs, ≥ 1.
+
+    Returns:
+        The 2.5 % and 97.5 % quantiles, as rates in [0, 1].
+    """
+    law = betabinom(judged, rank_limit, n + 1 - rank_limit)
+    tail = (1 - CONFIDENCE) / 2
+    return Bounds(float(law.ppf(tail)) / judged, float(law.ppf(1 - tail)) / judged)
+
+
+def false_alarms_inside(rank_limit: int, n: int, judged: int) -> float:
+    """Probability that the realised rate lies within `false_alarm_bounds`: ≥ 0.95, as counts are integers."""
+    law = betabinom(judged, rank_limit, n + 1 - rank_limit)
+    low, high = (round(rate * judged) for rate in false_alarm_bounds(rank_limit, n, judged))
+    return float(law.cdf(high) - law.cdf(low - 1))
+
+
+def false_alarms_above(alpha: float, rank_limit: int, n: int, judged: int) -> float:
+    """Probability that the realised rate exceeds α, under the law of `false_alarm_bounds`."""
+    allowed = math.floor(alpha * judged + _ROUNDING)
+    return float(betabinom(judged, rank_limit, n + 1 - rank_limit).sf(allowed))
+
+
+def false_alarm_masses(rank_limit: int, n: int, counts: NDArray[np.int64], judged: int) -> NDArray[np.float64]:
+    """Probabilities of these numbers of alarms among `judged` clean inputs, by the law of `false_alarm_bounds`."""
+    masses: NDArray[np.float64] = np.asarray(betabinom(judged, rank_limit, n + 1 - rank_limit).pmf(counts))
+    return masses
+
+
+def auroc(clean: ArrayLike, attacked: ArrayLike) -> float | None:
+    """Probability that an attacked input scores above a clean one, ties counting one half (Mann–Whitney).
+
+    Args:
+        clean: Scores of the negatives, shape (m,).
+        attacked: Scores of the positives, shape (k,).
+
+    Returns:
+        In [0, 1]; None if either is empty.
+    """
+    negatives, positives = np.asarray(clean), np.asarray(attacked)
+    if negatives.size == 0 or positives.size == 0:
+        return None
+    is_attacked = np.concatenate([np.zeros(negatives.size), np.ones(positives.size)])
+    return float(roc_auc_score(is_attacked, np.concatenate([negatives, positives])))
+
+
+def threshold_at(clean: ArrayLike, false_alarms: float) -> float:
+    """The lowest threshold t for which "score > t" flags at most this share of the clean scores.
+
+    Args:
+        clean: Scores of clean inputs, shape (m,), m ≥ 1.
+        false_alarms: In [0, 1).
+
+    Returns:
+        One of the clean scores.
+    """
+    ordered = np.sort(np.asarray(clean))
+    allowed = math.floor(false_alarms * ordered.size + _ROUNDING)
+    return float(ordered[ordered.size - 1 - allowed])

@@ -1,0 +1,210 @@
+"""A report as tables, for the terminal and for `report.md`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from softrisk_evaluation.directions import DIRECTIONS
+from softrisk_evaluation.report import AttackResult, Detection, OperatingPoint, Proportion, Report
+from softrisk_evaluation.statistics import Bounds
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table with its title and what one has to know to read it.
+
+    Attributes:
+        title: One line.
+        columns: Headings; the first column is text, the others are figures.
+        rows: As many cells as columns.
+        note: Shown below; may be empty.
+        prose: Whether the other columns are text, too.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+    prose: bool = False
+
+
+def sections(report: Report) -> list[Section]:
+    """All tables of a report, the most important first."""
+    tables = [_accuracy(report), _false_alarms(report)]
+    if report.resplits:
+        tables.append(_resplits(report))
+    tables += [_detection(attack, report.data.rows) for attack in report.attacks]
+    tables.append(_red_flags(report))
+    return tables
+
+
+def to_rich(section: Section) -> Table:
+    """For the terminal."""
+    table = Table(
+        title=section.title,
+        title_justify="left",
+        caption=section.note or None,
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    for position, column in enumerate(section.columns):
+        is_text = position == 0 or section.prose
+        table.add_column(column, justify="left" if is_text else "right", no_wrap=not section.prose)
+    for row in section.rows:
+        table.add_row(*row)
+    return table
+
+
+def to_markdown(report: Report, figures: Sequence[tuple[str, str]]) -> str:
+    """The whole of `report.md`.
+
+    Args:
+        report: Its numbers.
+        figures: File name and caption of each figure.
+    """
+    subject = report.subject
+    lines = [
+        f"# {subject.name}, version {subject.version}: evaluation",
+        "",
+        f"`{report.settings.command}`",
+        "",
+        f"- Bundle: `model.onnx` {subject.model_sha256[:16]}…, score {subject.nonconformity} (large is strange), "
+        f"calibration {subject.calibration_id} with n = {subject.calibration_rows}.",
+        f"- Data: {report.data.rows} test rows of {report.data.source}, none of them used for training, selection or "
+        f"calibration{_dropped(report)}.",
+        "- Attacks use the gradients of the checkpoint; every label, score, rank and flag is the bundle's, run by "
+        f"onnxruntime (logits within {subject.logits_difference:.1e} of the checkpoint's).",
+        "- The false-alarm rate is guaranteed on clean traffic like the calibration data. Detection rates are "
+        "measured, under these attacks, none of which knows the score; they promise nothing against one that does.",
+    ]
+    for section in (*sections(report), _directions()):
+        lines += ["", f"## {section.title}", "", _row(section.columns)]
+        others = "---" if section.prose else "--:"
+        lines += [_row(["---", *(others for _ in section.columns[1:])])]
+        lines += [_row(row) for row in section.rows]
+        if section.note:
+            lines += ["", section.note]
+    if figures:
+        lines += ["", "## Figures"]
+        for name, caption in figures:
+            lines += ["", f"![{caption}]({name})", "", caption]
+    lines += ["", "Made with " + ", ".join(f"{tool} {number}" for tool, number in report.versions.items()) + "."]
+    return "\n".join(lines) + "\n"
+
+
+def _accuracy(report: Report) -> Section:
+    rows = [("clean", *_proportion(report.clean_accuracy), "")]
+    rows += [(attack.label, *_proportion(attack.robust), str(attack.successful)) for attack in report.attacks]
+    if len(report.attacks) > 1:
+        rows += [(f"worst case ε={worst.epsilon:.4g}", *_proportion(worst.robust), "") for worst in report.worst_case]
+    return Section(
+        title="Accuracy",
+        columns=("input", "right", "rate", "95 % interval", "successful"),
+        rows=tuple(rows),
+        note="Under attack: right on the clean and on the attacked image. Worst case: under every attack of this ε. "
+        "Intervals: Clopper–Pearson.",
+    )
+
+
+def _false_alarms(report: Report) -> Section:
+    return Section(
+        title="False alarms on clean test images",
+        columns=("α", "rank ≤", "flagged", "rate", "95 % interval", "law"),
+        rows=tuple(
+            (f"{row.alpha:g} {row.guarantee}", str(row.rank_limit), *_proportion(row.realised), _bounds(row.law))
+            for row in report.false_alarms
+        ),
+        note="Law: central 95 % of the Beta-binomial law for the rate, if test and calibration rows are exchangeable. "
+        "A rate outside it is a shift between the two, or bad luck. Levels that need more calibration rows are left "
+        "out.",
+    )
+
+
+def _resplits(report: Report) -> Section:
+    return Section(
+        title="The false-alarm law on random splits of calibration and test rows",
+        columns=("α", "splits", "law", "inside", "share", "expected", "above α", "expected"),
+        rows=tuple(
+            (
+                f"{row.alpha:g}",
+                str(row.splits),
+                _bounds(row.law),
+                str(row.inside.successes),
+                f"{row.inside.rate:.1%}",
+                f"{row.expected_inside:.1%}",
+                f"{row.confident_above.rate:.1%}",
+                f"{row.expected_above:.1%}",
+            )
+            for row in report.resplits
+        ),
+        note="Law: central 95 % of the Beta-binomial law for the rate at the marginal level; inside: splits that keep "
+        "to it. Above α: splits whose rate at the confident level exceeds α; that level holds α with 95 % confidence "
+        "for the rate in the long run, the rate on finitely many rows exceeds it more often. Expected: by the law.",
+    )
+
+
+def _detection(attack: AttackResult, clean: int) -> Section:
+    rows = []
+    for successful, all_attacked in zip(attack.on_successful, attack.on_all, strict=True):
+        sign = "−" if successful.strange == "low" else ""
+        if successful.flags:
+            flagged = (_rates(successful.flags), _rates(all_attacked.flags))
+            rows.append(("flagged", "", *flagged[0], "", *flagged[1]))
+        rows.append((sign + successful.score, *_figures(successful), *_figures(all_attacked)))
+    return Section(
+        title=f"Detection: {attack.label}",
+        columns=("score", "AUROC", "TPR 1 %", "TPR 5 %", "all: AUROC", "TPR 1 %", "TPR 5 %"),
+        rows=tuple(rows),
+        note=f"First three figures: {attack.successful} successful attacks; last three: all {attack.robust.trials} "
+        f"attacked images; each against all {clean} clean test images. TPR of scores: at the threshold that flags 1 % "
+        "or 5 % of those. Flagged: by the bundle itself at α = 0.01 and 0.05, rank ≤ ⌊α(n + 1)⌋ on its calibration. "
+        "−: low values are strange.",
+    )
+
+
+def _red_flags(report: Report) -> Section:
+    found = tuple((flag.finding, flag.advice) for flag in report.red_flags)
+    return Section(
+        title="Red flags",
+        columns=("finding", "what to do"),
+        rows=found or (("none", "trust the figures no further than these few checks go"),),
+        prose=True,
+    )
+
+
+def _directions() -> Section:
+    return Section(
+        title="Which side of a diagnostic is strange",
+        columns=("diagnostic", "strange", "because"),
+        rows=tuple((name, strange, reason) for name, (strange, reason) in DIRECTIONS.items()),
+        note="Fixed for all attacks. An AUROC below 0.5 means that this attack drives the diagnostic the other way.",
+        prose=True,
+    )
+
+
+def _figures(detection: Detection) -> tuple[str, ...]:
+    return ("–" if detection.auroc is None else f"{detection.auroc:.3f}", *_rates(detection.points))
+
+
+def _rates(points: Sequence[OperatingPoint]) -> list[str]:
+    return ["–" if point.detected is None else f"{point.detected.rate:.3f}" for point in points]
+
+
+def _proportion(share: Proportion) -> tuple[str, str, str]:
+    return f"{share.successes} of {share.trials}", f"{share.rate:.2%}", _bounds(share.interval)
+
+
+def _bounds(bounds: Bounds) -> str:
+    return f"{bounds.low:.2%}–{bounds.high:.2%}"
+
+
+def _dropped(report: Report) -> str:
+    return f" ({report.data.dropped} others were, and are left out)" if report.data.dropped else ""
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

@@ -1,0 +1,54 @@
+"""A small classifier of digits with its checkpoint and its bundle, made once for all tests of the room."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from softrisk_core.manifest import Nonconformity
+from softrisk_core.repository import Repository
+from softrisk_export.checkpoint_source import checkpoint_source
+from softrisk_export.seal import seal
+from softrisk_training.data import load_data, split_rows
+from softrisk_training.trainer import TrainingConfig, train
+
+CONFIG = TrainingConfig(
+    architecture="small-cnn",
+    width=8,
+    loss="drsl",
+    loss_settings={},
+    epochs=8,
+    batch_size=32,
+    optimizer="adamw",
+    learning_rate=5e-3,
+    weight_decay=0.0,
+    augmentation="none",
+    bfloat16=False,
+    seed=0,
+)
+
+ALPHA = 0.05
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("checkpoint") / "digits.pt"
+    data = load_data("digits")
+    train(CONFIG, data, split_rows(data, CONFIG.seed), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def sealed(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with version 1 of the model `digits`; not to be written to."""
+    repository = tmp_path_factory.mktemp("sealed") / "models"
+    source, rows = checkpoint_source(checkpoint, None)
+    score = Nonconformity(diagnostic="logit_gap", strange="low")
+    seal(Repository(repository), "digits", source, rows, score, ALPHA)
+    return repository
+
+
+@pytest.fixture
+def repository(sealed: Path, tmp_path: Path) -> Path:
+    """The same, for one test."""
+    return shutil.copytree(sealed, tmp_path / "models")
