@@ -1,0 +1,1 @@
+"""From a checkpoint or a foreign ONNX file to a calibrated bundle."""

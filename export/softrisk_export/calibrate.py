@@ -1,0 +1,101 @@
+"""From the outputs of the exported graph on clean data to a calibration."""
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softrisk_core.bundle import CalibrationArrays
+from softrisk_core.conformal import confident_rank, marginal_rank
+from softrisk_core.diagnostics import DIAGNOSTICS
+from softrisk_core.errors import CalibrationError
+from softrisk_core.manifest import CalibrationFacts, Level, Nonconformity
+from softrisk_core.rows import count_overlap
+from softrisk_export.runtime import Outputs
+
+LEVELS: Final = (0.001, 0.005, 0.01, 0.05, 0.1)
+"""False-alarm rates that are always listed in the manifest, where the calibration serves them."""
+
+HISTOGRAM_BINS: Final = 64
+
+
+def calibration_arrays(
+    outputs: Outputs,
+    nonconformity: Nonconformity,
+    *,
+    rows: NDArray[np.uint64],
+    seen_rows: NDArray[np.uint64],
+) -> CalibrationArrays:
+    """Scores and reference histograms of clean data.
+
+    Args:
+        outputs: Of the graph with diagnostics, n rows.
+        nonconformity: The score.
+        rows: Digests of the n rows.
+        seen_rows: Digests of the rows that the model has seen in training.
+
+    Raises:
+        CalibrationError: If rows were seen in training, logits are not finite, or the score says nothing.
+    """
+    overlap = count_overlap(rows, seen_rows)
+    if overlap:
+        raise CalibrationError(
+            f"{overlap} of the {rows.size} calibration rows were used to train or select the model; on rows it has "
+            "seen a model is surer than on new ones, and the promised false-alarm rate would not hold: give clean "
+            "data that it has not seen"
+        )
+    broken = int((~np.isfinite(outputs["logits"].astype(np.float64))).any(axis=1).sum())
+    if broken:
+        raise CalibrationError(
+            f"the logits of {broken} of the {rows.size} calibration rows are not finite; check that the values of "
+            "the data are in the range that the model was trained on"
+        )
+    values = outputs[nonconformity.diagnostic].astype(np.float32)
+    if not np.ptp(values) > 0:
+        raise CalibrationError(
+            f"{nonconformity.diagnostic} has the same value, {values[0]:g}, on all {values.size} calibration rows "
+            f"and can tell nothing strange; choose another score: {', '.join(DIAGNOSTICS)}"
+        )
+    return CalibrationArrays(
+        scores=np.sort(np.float32(nonconformity.sign) * values),
+        histograms={name: _histogram(outputs[name].astype(np.float64)) for name in DIAGNOSTICS},
+        training_rows=seen_rows,
+        calibration_rows=rows,
+    )
+
+
+def calibration_facts(arrays: CalibrationArrays, alpha: float, data: str) -> CalibrationFacts:
+    """What the manifest says about a calibration.
+
+    Args:
+        arrays: The calibration.
+        alpha: The default false-alarm rate, in [1/(n + 1), 1).
+        data: Which clean data, for people.
+    """
+    n = arrays.scores.size
+    levels = [
+        Level(alpha=level, marginal_rank=marginal_rank(level, n), confident_rank=confident_rank(level, n))
+        for level in sorted({*LEVELS, alpha})
+        if marginal_rank(level, n) >= 1
+    ]
+    return CalibrationFacts(id=arrays.id, n=n, alpha=alpha, levels=tuple(levels), data=data)
+
+
+def parse_nonconformity(text: str) -> Nonconformity:
+    """A score as it is typed: `logit_gap:low` is the logit gap, small values strange.
+
+    Raises:
+        CalibrationError: If it is not `DIAGNOSTIC:low` or `DIAGNOSTIC:high`.
+    """
+    diagnostic, _, side = text.partition(":")
+    if diagnostic not in DIAGNOSTICS or side not in ("low", "high"):
+        raise CalibrationError(
+            f"{text!r} is not a score: write DIAGNOSTIC:low or DIAGNOSTIC:high, for the side that is strange, with "
+            f"DIAGNOSTIC one of {', '.join(DIAGNOSTICS)}"
+        )
+    return Nonconformity(diagnostic=diagnostic, strange="low" if side == "low" else "high")
+
+
+def _histogram(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    counts, edges = np.histogram(values, bins=HISTOGRAM_BINS)
+    return edges, counts.astype(np.int64)

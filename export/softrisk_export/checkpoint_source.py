@@ -1,0 +1,114 @@
+"""From a checkpoint to a source; the one module of this room that imports torch."""
+
+import logging
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from softrisk_core.manifest import ImageInput, InputSpec, ModelFacts
+from softrisk_export.graph import with_diagnostics
+from softrisk_export.source import CleanRows, Source, same_location
+from softrisk_training.checkpoint import Checkpoint, build_model, load_checkpoint
+from softrisk_training.data import load_data
+from softrisk_training.errors import DataError
+
+OPSET: Final = 18
+"""The one that torch's exporter writes without a conversion; any runtime since 2023 reads it."""
+
+INPUT: Final = "image"
+
+
+def checkpoint_source(path: Path, calibration: str | None) -> tuple[Source, CleanRows]:
+    """A trained classifier, and the rows to calibrate it on.
+
+    Args:
+        path: The checkpoint.
+        calibration: Location of clean data. The checkpoint's own data, or None, stand for its calibration rows; of
+            other data all rows are taken.
+
+    Raises:
+        CheckpointError: If the checkpoint cannot be read.
+        DataError: If the data cannot be read, or are no longer those that the checkpoint was trained on.
+    """
+    checkpoint = load_checkpoint(path)
+    model = build_model(checkpoint)
+    channels, height, width = checkpoint.input_shape
+    settings = ", ".join(f"{name}={value}" for name, value in checkpoint.loss_settings.items())
+
+    def logits(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            values: NDArray[np.float32] = model(torch.from_numpy(inputs)).numpy()
+        return values
+
+    source = Source(
+        model=with_diagnostics(export_logits(model, checkpoint.input_shape), len(checkpoint.classes)),
+        logits=logits,
+        input=InputSpec(
+            name=INPUT,
+            shape=(-1, channels, height, width),
+            domain=(0.0, 1.0),
+            image=ImageInput(mode="L" if channels == 1 else "RGB", size=(height, width)),
+        ),
+        classes=checkpoint.classes,
+        facts=ModelFacts(
+            origin="checkpoint",
+            architecture=checkpoint.architecture,
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            loss=f"{checkpoint.loss}({settings})",
+            data=checkpoint.data_source,
+            clean_accuracy=checkpoint.test_accuracy,
+        ),
+        seen_rows=checkpoint.digests,
+        tools={"torch": str(torch.__version__), "onnxscript": version("onnxscript")},
+    )
+    return source, _clean_rows(checkpoint, calibration)
+
+
+def export_logits(model: nn.Module, input_shape: tuple[int, ...]) -> onnx.ModelProto:
+    """A logits-only graph of a torch module, in eval mode, with a dynamic batch axis.
+
+    Args:
+        model: float32 (B, *input_shape) → logits (B, C).
+        input_shape: Of one instance.
+    """
+    # It announces which optional packages it does without.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    # Two rows, because torch.export takes a size of 1 for a constant.
+    example = torch.zeros(2, *input_shape)
+    with warnings.catch_warnings():
+        # Of the exporter's own making, nothing that a user could act on; parity is checked afterwards.
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            model.eval(),
+            (example,),
+            input_names=[INPUT],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    assert program is not None  # None only comes from the older exporter
+    graph: onnx.ModelProto = program.model_proto
+    return graph
+
+
+def _clean_rows(checkpoint: Checkpoint, calibration: str | None) -> CleanRows:
+    if calibration is not None and not same_location(calibration, checkpoint.data_location):
+        return CleanRows.of(load_data(calibration))
+    data = load_data(checkpoint.data_location)
+    rows = checkpoint.splits.calibration
+    if rows.max() >= len(data.labels):
+        raise DataError(
+            f"{data.location} has {len(data.labels)} rows now, but the checkpoint was trained when there were more; "
+            "bring the old data back, or give other clean data with --calibration"
+        )
+    return CleanRows.of(data, rows, part="calibration rows")

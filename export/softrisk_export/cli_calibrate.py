@@ -1,0 +1,70 @@
+"""`softrisk calibrate`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import onnx
+import typer
+from numpy.typing import NDArray
+
+from softrisk_core.bundle import Bundle, load_bundle
+from softrisk_core.repository import Repository
+from softrisk_export.calibrate import parse_nonconformity
+from softrisk_export.graph import without_risk
+from softrisk_export.runtime import Runner
+from softrisk_export.seal import seal
+from softrisk_export.source import CleanRows, Source
+from softrisk_export.summary import print_summary
+from softrisk_training.data import load_data
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def calibrate_command(
+    bundle: Annotated[Path, typer.Argument(help="The version to start from: REPOSITORY/MODEL/VERSION.")],
+    data: Annotated[
+        str,
+        typer.Option(help="Your own clean data, which the model has not seen: what softrisk train takes as data."),
+    ],
+    alpha: Annotated[
+        float | None, typer.Option(help="Default false-alarm rate of the flag. Default: that of BUNDLE.")
+    ] = None,
+    score: Annotated[
+        str | None, typer.Option(help="What is ranked: DIAGNOSTIC:low or DIAGNOSTIC:high. Default: as in BUNDLE.")
+    ] = None,
+) -> None:
+    """Make the next version of a bundle, calibrated on your own clean data, without training."""
+    old = load_bundle(bundle)
+    nonconformity = old.manifest.nonconformity if score is None else parse_nonconformity(score)
+    home = old.folder.resolve().parent
+    sealed = seal(
+        Repository(home.parent),
+        home.name,
+        bundle_source(old),
+        CleanRows.of(load_data(data)),
+        nonconformity,
+        old.manifest.calibration.alpha if alpha is None else alpha,
+    )
+    print_summary(sealed)
+
+
+def bundle_source(bundle: Bundle) -> Source:
+    """A sealed bundle, without its calibration, as the source of another version."""
+    manifest = bundle.manifest
+    run = Runner(bundle.model_path.read_bytes())
+
+    def logits(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        return run(inputs, ["logits"])["logits"].astype(np.float32)
+
+    return Source(
+        model=without_risk(onnx.load(bundle.model_path)),
+        logits=logits,
+        input=manifest.inputs[0],
+        classes=manifest.classes,
+        facts=manifest.model,
+        seen_rows=bundle.calibration().training_rows,
+        tools=manifest.tools,
+        difference=manifest.parity.source,
+    )

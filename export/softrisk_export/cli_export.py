@@ -1,0 +1,94 @@
+"""`softrisk export`."""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from softrisk_core.repository import Repository, check_name
+from softrisk_export.calibrate import parse_nonconformity
+from softrisk_export.errors import ExportError
+from softrisk_export.foreign import Reading, foreign_source
+from softrisk_export.seal import seal
+from softrisk_export.source import CleanRows, Source
+from softrisk_export.summary import print_summary
+from softrisk_training.data import load_data
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def export_command(
+    source: Annotated[Path, typer.Argument(help="A checkpoint of softrisk train, or an ONNX classifier (.onnx).")],
+    calibration: Annotated[
+        str | None,
+        typer.Option(
+            help="Clean data that the model has not seen: digits, or a folder or .npz file as softrisk train takes it. "
+            "Default: the calibration rows of the checkpoint's own data; an ONNX file needs it."
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The model repository.")] = Path("models"),
+    name: Annotated[str | None, typer.Option(help="Name of the model. Default: that of SOURCE.")] = None,
+    alpha: Annotated[float, typer.Option(help="Default false-alarm rate of the flag.")] = 0.01,
+    score: Annotated[
+        str, typer.Option(help="What is ranked: DIAGNOSTIC:low or DIAGNOSTIC:high, for the side that is strange.")
+    ] = "logit_gap:low",
+    logits: Annotated[
+        str | None, typer.Option(help="ONNX file only: the tensor that holds the logits, if it is not found.")
+    ] = None,
+    mean: Annotated[
+        str, typer.Option(help="ONNX file only: mean that its inputs are normalised by; one value a channel, or one.")
+    ] = "0",
+    std: Annotated[
+        str, typer.Option(help="ONNX file only: standard deviation that its inputs are normalised by, likewise.")
+    ] = "1",
+    value_range: Annotated[
+        str,
+        typer.Option("--range", help="ONNX file only: what black and white are for it, before mean and std: 0,255."),
+    ] = "0,1",
+    classes: Annotated[
+        str | None,
+        typer.Option(help="ONNX file only: class names by label, as a,b,c or as a file with one on each line."),
+    ] = None,
+) -> None:
+    """Turn a checkpoint or an ONNX classifier into a calibrated bundle."""
+    nonconformity = parse_nonconformity(score)
+    name = check_name(name or re.sub(r"[^A-Za-z0-9._-]+", "-", source.stem).lstrip("._-"))
+    if source.suffix.lower() == ".onnx":
+        if calibration is None:
+            raise ExportError(f"{source} brings no data of its own: name held-out clean data with --calibration")
+        data = load_data(calibration)
+        rows = CleanRows.of(data)
+        reading = Reading(
+            logits=logits,
+            mean=_numbers("--mean", mean),
+            std=_numbers("--std", std),
+            value_range=_numbers("--range", value_range),
+            classes=_class_names(classes),
+        )
+        classifier = foreign_source(source, rows.inputs, data.classes, reading)
+    else:
+        classifier, rows = _from_checkpoint(source, calibration)
+    print_summary(seal(Repository(out), name, classifier, rows, nonconformity, alpha))
+
+
+def _from_checkpoint(path: Path, calibration: str | None) -> tuple[Source, CleanRows]:
+    from softrisk_export.checkpoint_source import checkpoint_source  # torch takes seconds, an ONNX file needs none
+
+    return checkpoint_source(path, calibration)
+
+
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise ExportError(f"{option} takes numbers separated by commas, got {text!r}") from error
+
+
+def _class_names(text: str | None) -> tuple[str, ...] | None:
+    if text is None:
+        return None
+    if Path(text).is_file():
+        return tuple(line.strip() for line in Path(text).read_text(encoding="utf-8").splitlines() if line.strip())
+    return tuple(part.strip() for part in text.split(","))

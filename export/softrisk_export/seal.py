@@ -1,0 +1,118 @@
+"""The one road from a source to a bundle: run, calibrate, complete the graph, check, seal."""
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import helper
+
+from softrisk_core import __version__
+from softrisk_core.bundle import CALIBRATION, GOLDEN, GOLDEN_ROWS, MODEL, Bundle, write_golden
+from softrisk_core.conformal import rank_limit
+from softrisk_core.manifest import FORMAT_VERSION, CalibrationFacts, Manifest, Nonconformity
+from softrisk_core.repository import Repository
+from softrisk_core.rows import digest_rows
+from softrisk_export.calibrate import calibration_arrays, calibration_facts
+from softrisk_export.graph import opset, with_risk
+from softrisk_export.runtime import Runner
+from softrisk_export.source import CleanRows, Source, check_shape
+from softrisk_export.verify import check_calibration, check_parity
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """What came of an export.
+
+    Attributes:
+        bundle: The new version.
+        accuracy: On the calibration rows, in [0, 1].
+    """
+
+    bundle: Bundle
+    accuracy: float
+
+
+def seal(
+    repository: Repository, name: str, source: Source, rows: CleanRows, nonconformity: Nonconformity, alpha: float
+) -> Sealed:
+    """Calibrate a source on clean rows and add it to a repository as the next version of a model.
+
+    Args:
+        repository: Where to.
+        name: Name of the model.
+        source: The classifier.
+        rows: Held-out clean data, n rows.
+        nonconformity: The score.
+        alpha: Default false-alarm rate, in [1/(n + 1), 1).
+
+    Raises:
+        CalibrationError: If the rows cannot calibrate this score at this α.
+        ParityError: If the finished graph is not faithful to the source, the reference or the calibration.
+        BundleError: If the name is invalid or the repository cannot be written.
+    """
+    check_shape(rows, source.input)
+    limit = rank_limit(alpha, len(rows.inputs))
+    outputs = Runner(source.model).over(rows.inputs, "scoring clean rows")
+    arrays = calibration_arrays(outputs, nonconformity, rows=digest_rows(rows.inputs), seen_rows=source.seen_rows)
+    facts = calibration_facts(arrays, alpha, rows.data)
+    model = with_risk(source.model, nonconformity, arrays.scores, limit)
+    tools = {**source.tools, **_tools()}
+    _describe(model, name, nonconformity, facts, tools)
+
+    with repository.new_version(name) as draft:
+        onnx.save_model(model, draft.folder / MODEL)
+        run = Runner((draft.folder / MODEL).read_bytes())
+        parity = check_parity(run, source.logits, rows.inputs, source.difference)
+        check_calibration(run.over(rows.inputs, "checking the finished graph"), arrays, limit)
+        arrays.write(draft.folder / CALIBRATION)
+        golden = rows.inputs[np.arange(GOLDEN_ROWS) % len(rows.inputs)]
+        write_golden(draft.folder / GOLDEN, {source.input.name: golden}, run(golden))
+        bundle = draft.seal(
+            Manifest(
+                name=name,
+                version=draft.version,
+                created_at=datetime.now(UTC),
+                inputs=(source.input,),
+                classes=source.classes,
+                opset=opset(model),
+                model=source.facts,
+                nonconformity=nonconformity,
+                calibration=facts,
+                parity=parity,
+                files={},
+                tools=tools,
+            )
+        )
+    return Sealed(bundle=bundle, accuracy=float((outputs["label"] == rows.labels).mean()))
+
+
+def _describe(
+    model: onnx.ModelProto, name: str, nonconformity: Nonconformity, facts: CalibrationFacts, tools: Mapping[str, str]
+) -> None:
+    model.producer_name = "softrisk"
+    model.producer_version = __version__
+    properties = {
+        "softrisk.format_version": str(FORMAT_VERSION),
+        "softrisk.name": name,
+        "softrisk.nonconformity": f"{nonconformity.diagnostic}:{nonconformity.strange}",
+        "softrisk.calibration.id": facts.id,
+        "softrisk.calibration.n": str(facts.n),
+        "softrisk.calibration.alpha": str(facts.alpha),
+        "softrisk.calibration.data": facts.data,
+    }
+    properties |= {f"softrisk.tools.{tool}": found for tool, found in tools.items()}
+    helper.set_model_props(model, properties)
+
+
+def _tools() -> dict[str, str]:
+    return {
+        "softrisk": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "onnx": onnx.__version__,
+        "onnxruntime": onnxruntime.__version__,
+    }

@@ -1,0 +1,22 @@
+"""What the command line says about a new bundle."""
+
+from rich.console import Console
+
+from softrisk_export.seal import Sealed
+
+
+def print_summary(sealed: Sealed) -> None:
+    """Say where a new bundle is, what it is worth, and what to do next."""
+    manifest = sealed.bundle.manifest
+    facts = manifest.calibration
+    folder = sealed.bundle.folder
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console.print(f"{folder}: {manifest.name}, version {manifest.version}")
+    console.print(f"  calibrated on {facts.n:,} clean rows ({facts.data}), accuracy there {sealed.accuracy:.2%}")
+    console.print(f"  score {manifest.nonconformity}, false alarms ≤ {facts.alpha:g} on clean traffic like these rows")
+    console.print(
+        f"  largest difference from the source {manifest.parity.source:.2g}, "
+        f"from the NumPy reference {manifest.parity.reference:.2g}"
+    )
+    console.print(f"next: softrisk serve {folder.parent.parent}")
+    console.print(f"  or: softrisk evaluate {folder}")

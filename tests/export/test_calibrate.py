@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from softrisk_core.bundle import CalibrationArrays
+from softrisk_core.conformal import confident_rank, marginal_rank
+from softrisk_core.diagnostics import DIAGNOSTICS, diagnose
+from softrisk_core.errors import CalibrationError
+from softrisk_core.manifest import Nonconformity
+from softrisk_export.calibrate import calibration_arrays, calibration_facts, parse_nonconformity
+from softrisk_export.runtime import Outputs
+
+LOW_GAP = Nonconformity(diagnostic="logit_gap", strange="low")
+NONE = np.empty(0, np.uint64)
+
+
+def outputs_of(logits: NDArray[np.float32]) -> Outputs:
+    return {"logits": logits, **{name: values.astype(np.float32) for name, values in diagnose(logits).items()}}
+
+
+def clean(n: int, classes: int = 5) -> Outputs:
+    return outputs_of(np.random.default_rng(n).normal(size=(n, classes)).astype(np.float32))
+
+
+def calibrated(n: int) -> CalibrationArrays:
+    return calibration_arrays(clean(n), LOW_GAP, rows=np.arange(n, dtype=np.uint64), seen_rows=NONE)
+
+
+def test_scores_are_ascending_and_histograms_hold_every_row() -> None:
+    arrays = calibrated(100)
+    np.testing.assert_array_equal(arrays.scores, np.sort(-clean(100)["logit_gap"].astype(np.float32)))
+    assert {name: counts.sum() for name, (_, counts) in arrays.histograms.items()} == dict.fromkeys(DIAGNOSTICS, 100)
+
+
+def test_facts_list_every_level_that_the_calibration_serves() -> None:
+    facts = calibration_facts(calibrated(250), 0.02, "some data")
+    assert [level.alpha for level in facts.levels] == [0.005, 0.01, 0.02, 0.05, 0.1]
+    assert all(level.marginal_rank == marginal_rank(level.alpha, 250) for level in facts.levels)
+    assert all(level.confident_rank == confident_rank(level.alpha, 250) for level in facts.levels)
+
+
+def test_rows_seen_in_training_are_counted_and_refused() -> None:
+    rows = np.arange(60, dtype=np.uint64)
+    with pytest.raises(CalibrationError, match=r"^13 of the 60 calibration rows were used to train"):
+        calibration_arrays(clean(60), LOW_GAP, rows=rows, seen_rows=np.arange(47, 200, dtype=np.uint64))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_not_finite_are_counted_and_refused(value: float) -> None:
+    outputs = clean(60)
+    outputs["logits"] = outputs["logits"].copy()
+    outputs["logits"][7:10, 1] = value
+    with pytest.raises(CalibrationError, match="the logits of 3 of the 60 calibration rows are not finite"):
+        calibration_arrays(outputs, LOW_GAP, rows=np.arange(60, dtype=np.uint64), seen_rows=NONE)
+
+
+@pytest.mark.parametrize("diagnostic", ["dispersion", "softmax_dispersion", "complement_entropy"])
+def test_a_diagnostic_that_says_nothing_is_refused(diagnostic: str) -> None:
+    # Two classes leave a single one beside the label.
+    with pytest.raises(CalibrationError, match=f"{diagnostic} has the same value, .* on all 60 calibration rows"):
+        calibration_arrays(
+            clean(60, classes=2),
+            Nonconformity(diagnostic=diagnostic, strange="low"),
+            rows=np.arange(60, dtype=np.uint64),
+            seen_rows=NONE,
+        )
+
+
+def test_a_score_is_read_as_it_is_typed() -> None:
+    assert parse_nonconformity("logit_gap:low") == LOW_GAP
+    assert parse_nonconformity("energy:high") == Nonconformity(diagnostic="energy", strange="high")
+
+
+@pytest.mark.parametrize("text", ["logit_gap", "gap:low", "logit_gap:both", "", "logit_gap:low:high"])
+def test_any_other_score_is_refused_with_the_known_ones(text: str) -> None:
+    with pytest.raises(CalibrationError, match="one of top2_gap, logit_gap"):
+        parse_nonconformity(text)

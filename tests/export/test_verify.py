@@ -1,0 +1,84 @@
+from collections.abc import Iterable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from softrisk_core.bundle import Bundle, CalibrationArrays
+from softrisk_core.conformal import rank_limit
+from softrisk_export.errors import ParityError
+from softrisk_export.runtime import Outputs, Runner
+from softrisk_export.verify import check_calibration, check_parity
+
+
+class Altered(Runner):
+    """A graph one output of which is moved, in batches of at least some size."""
+
+    def __init__(self, model: bytes, output: str, by: float, least: int) -> None:
+        super().__init__(model)
+        self._output, self._by, self._least = output, by, least
+
+    def __call__(self, inputs: NDArray[np.float32], outputs: Iterable[str] | None = None) -> Outputs:
+        found = super().__call__(inputs, outputs)
+        if len(inputs) >= self._least:
+            moved = found[self._output].copy()
+            moved[0] += self._by
+            found[self._output] = moved
+        return found
+
+
+def inputs() -> NDArray[np.float32]:
+    return np.random.default_rng(0).random((20, 1, 8, 8), dtype=np.float32)
+
+
+def test_a_faithful_graph_passes_with_its_differences(bundle: Bundle) -> None:
+    run = Runner(bundle.model_path.read_bytes())
+    parity = check_parity(run, lambda batch: run(batch)["logits"] + np.float32(1e-5), inputs(), difference=0.5)
+    assert parity.source == pytest.approx(0.5 + 1e-5, rel=1e-3)
+    assert 0 < parity.reference < 1e-5
+
+
+@pytest.mark.parametrize("output", ["top2_gap", "dispersion", "entropy", "complement_entropy", "probabilities"])
+@pytest.mark.parametrize("least", [1, 7, 64])
+def test_a_difference_from_the_reference_names_output_and_batch(bundle: Bundle, output: str, least: int) -> None:
+    run = Altered(bundle.model_path.read_bytes(), output, 0.001, least)
+    with pytest.raises(ParityError, match=rf"output {output} .* NumPy reference at batch size {least}: .* 0\.001"):
+        check_parity(run, lambda batch: run(batch)["logits"].astype(np.float32), inputs())
+
+
+@pytest.mark.parametrize("by", [0.01, np.nan])
+def test_a_difference_from_the_source_is_an_error(bundle: Bundle, by: float) -> None:
+    run = Runner(bundle.model_path.read_bytes())
+    with pytest.raises(ParityError, match="output logits differs from the source model at batch size 1"):
+        check_parity(run, lambda batch: run(batch)["logits"] + np.float32(by), inputs())
+
+
+def test_another_number_of_classes_is_an_error(bundle: Bundle) -> None:
+    run = Runner(bundle.model_path.read_bytes())
+    with pytest.raises(ParityError, match=r"shape \(1, 10\) at batch size 1, the source model gives \(1, 9\)"):
+        check_parity(run, lambda batch: run(batch)["logits"][:, :9].astype(np.float32), inputs())
+
+
+def test_another_label_is_an_error(bundle: Bundle) -> None:
+    run = Altered(bundle.model_path.read_bytes(), "label", 1, least=2)
+    with pytest.raises(ParityError, match="label differs from the largest logit at batch size 2"):
+        check_parity(run, lambda batch: run(batch)["logits"].astype(np.float32), inputs())
+
+
+@pytest.mark.parametrize(
+    ("output", "said"), [("nonconformity", "bit for bit"), ("rank", "ranks"), ("flagged", "flags")]
+)
+def test_a_graph_must_repeat_its_calibration_exactly(output: str, said: str) -> None:
+    scores = np.arange(40, dtype=np.float32)
+    rank = 41 - np.arange(40, dtype=np.int64)
+    limit = rank_limit(0.1, 40)
+    outputs: Outputs = {"nonconformity": scores, "rank": rank, "flagged": rank <= limit}
+    arrays = CalibrationArrays(scores=scores, histograms={})
+    check_calibration(outputs, arrays, limit)
+    wrong: Outputs = {
+        "nonconformity": np.nextafter(scores, np.float32(99)),
+        "rank": np.roll(rank, 1),
+        "flagged": ~outputs["flagged"].astype(np.bool_),
+    }
+    with pytest.raises(ParityError, match=said):
+        check_calibration({**outputs, output: wrong[output]}, arrays, limit)
