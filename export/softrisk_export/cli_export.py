@@ -70,7 +70,8 @@ def export_command(
         classifier = foreign_source(source, rows.inputs, data.classes, reading)
     else:
         classifier, rows = _from_checkpoint(source, calibration)
-    print_summary(seal(Repository(out), name, classifier, rows, nonconformity, alpha))
+    sealed = seal(Repository(out), name, classifier, rows, nonconformity, alpha)
+    print_summary(sealed, checkpoint=source if classifier.facts.origin == "checkpoint" else None)
 
 
 def _from_checkpoint(path: Path, calibration: str | None) -> tuple[Source, CleanRows]:

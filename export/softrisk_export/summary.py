@@ -1,12 +1,19 @@
 """What the command line says about a new bundle."""
 
+from pathlib import Path
+
 from rich.console import Console
 
 from softrisk_export.seal import Sealed
 
 
-def print_summary(sealed: Sealed) -> None:
-    """Say where a new bundle is, what it is worth, and what to do next."""
+def print_summary(sealed: Sealed, checkpoint: Path | None = None) -> None:
+    """Say where a new bundle is, what it is worth, and what to do next.
+
+    Args:
+        sealed: The bundle.
+        checkpoint: Where it comes from, if it comes from one: evaluation takes its gradients.
+    """
     manifest = sealed.bundle.manifest
     facts = manifest.calibration
     folder = sealed.bundle.folder
@@ -19,4 +26,5 @@ def print_summary(sealed: Sealed) -> None:
         f"from the NumPy reference {manifest.parity.reference:.2g}"
     )
     console.print(f"next: softrisk serve {folder.parent.parent}")
-    console.print(f"  or: softrisk evaluate {folder}")
+    if checkpoint is not None:
+        console.print(f"  or: softrisk evaluate {folder} --checkpoint {checkpoint}")

@@ -94,7 +94,7 @@ def _table(answers: list[tuple[Path, PredictResponse]], *, with_flag: bool) -> T
     table.add_column("file", overflow="fold")
     table.add_column("class", overflow="fold")
     for name in ("confidence", "top-2 gap", "dispersion", "p-value"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("decision")
     if with_flag:
         table.add_column("flagged")

@@ -1,0 +1,159 @@
+"""What the losses promise: values against NumPy and literal loops, gradients that stay finite and in their place."""
+
+import math
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+from torch import Tensor
+
+from softrisk_core.diagnostics import diagnose, softmax
+from softrisk_training.errors import TrainingError
+from softrisk_training.losses import DRSL, LOSSES, DRSLForm, Loss, make_loss
+
+Batch = tuple[Tensor, Tensor]
+FORMS = get_args(DRSLForm)
+ALL_LOSSES = [make_loss(name) for name in LOSSES if name != "drsl"] + [DRSL(form) for form in FORMS]
+
+
+@st.composite
+def batches(draw: st.DrawFn, scale: float = 20, min_classes: int = 3) -> Batch:
+    shape = (draw(st.integers(1, 4)), draw(st.integers(min_classes, 8)))
+    logits = draw(hnp.arrays(np.float64, shape, elements=st.floats(-scale, scale, width=32)))
+    labels = draw(hnp.arrays(np.int64, shape[0], elements=st.integers(0, shape[1] - 1)))
+    return torch.from_numpy(logits), torch.from_numpy(labels)
+
+
+def without_label(row: NDArray[np.float64], label: int) -> NDArray[np.float64]:
+    return np.delete(row, label)
+
+
+@given(batches())
+def test_the_logit_form_is_the_dispersion_of_core_where_the_label_is_predicted(batch: Batch) -> None:
+    logits, _ = batch
+    penalty = DRSL("logit").penalty(logits, logits.argmax(dim=1))
+    assert penalty.item() == pytest.approx(diagnose(logits.numpy())["dispersion"].mean(), abs=2e-6)
+
+
+@given(batches())
+def test_the_authors_form_is_their_loop(batch: Batch) -> None:
+    logits, labels = batch
+    total = 0.0
+    for row, label in zip(logits.numpy(), labels.numpy(), strict=True):
+        others = [value for j, value in enumerate(row) if j != label]
+        mean = sum(others) / len(others)
+        total += sum((value - mean) ** 2 for value in others)
+    assert DRSL("authors").penalty(logits, labels).item() == pytest.approx(total, abs=1e-9)
+
+
+@given(batches())
+def test_the_conditional_form_is_the_distance_of_the_renormalised_softmax_from_uniform(batch: Batch) -> None:
+    logits, labels = batch
+    distances = []
+    for row, label in zip(logits.numpy(), labels.numpy(), strict=True):
+        others = without_label(row, label)
+        q = np.exp(others - others.max()) / np.exp(others - others.max()).sum()
+        distances.append(np.linalg.norm(q - 1 / len(others)))
+    assert DRSL("conditional").penalty(logits, labels).item() == pytest.approx(np.mean(distances), abs=2e-6)
+
+
+@given(batches())
+def test_the_probability_form_is_the_formula_of_the_paper(batch: Batch) -> None:
+    logits, labels = batch
+    distances = []
+    for row, label in zip(softmax(logits.numpy()), labels.numpy(), strict=True):
+        others = without_label(row, label)
+        distances.append(np.linalg.norm(others - others.mean()))
+    assert DRSL("probability").penalty(logits, labels).item() == pytest.approx(np.mean(distances), abs=2e-6)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@given(batch=batches(), level=st.floats(-20, 20))
+def test_a_penalty_is_zero_where_all_other_classes_are_equal_and_only_there(
+    form: DRSLForm, batch: Batch, level: float
+) -> None:
+    logits, labels = batch
+    flat = torch.full_like(logits, level).scatter(1, labels[:, None], level + 3)
+    assert DRSL(form).penalty(flat, labels).item() == pytest.approx(0, abs=2e-6)
+    uneven = flat.clone()
+    uneven[0, (labels[0] + 1) % logits.shape[1]] += 1
+    assert DRSL(form).penalty(uneven, labels).item() > 1e-3
+
+
+@pytest.mark.parametrize("loss", ALL_LOSSES, ids=lambda loss: f"{loss.name}-{loss.settings.get('form', '')}")
+@given(batch=batches(), shift=st.floats(-50, 50))
+def test_a_common_shift_of_the_logits_changes_nothing(loss: Loss, batch: Batch, shift: float) -> None:
+    logits, labels = batch
+    assert loss(logits + shift, labels).item() == pytest.approx(loss(logits, labels).item(), rel=1e-6, abs=1e-5)
+
+
+@pytest.mark.parametrize("form", ["logit", "authors", "conditional"])
+@given(batch=batches())
+def test_the_penalty_leaves_the_logit_of_the_label_alone(form: DRSLForm, batch: Batch) -> None:
+    logits, labels = batch
+    logits.requires_grad_()
+    torch.autograd.backward(DRSL(form).penalty(logits, labels))
+    assert logits.grad is not None
+    assert logits.grad.gather(1, labels[:, None]).abs().max() == 0
+
+
+@pytest.mark.parametrize("loss", ALL_LOSSES, ids=lambda loss: f"{loss.name}-{loss.settings.get('form', '')}")
+@given(batch=batches(scale=1e4, min_classes=2))
+def test_value_and_gradient_are_finite_in_float32_at_huge_logits(loss: Loss, batch: Batch) -> None:
+    logits, labels = batch[0].float().requires_grad_(), batch[1]
+    value = loss(logits, labels)
+    torch.autograd.backward(value)
+    assert logits.grad is not None
+    assert math.isfinite(value.item())
+    assert torch.isfinite(logits.grad).all()
+    assert value.item() >= 0
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_with_two_classes_drsl_is_cross_entropy(form: DRSLForm) -> None:
+    logits, labels = torch.tensor([[1.0, -2.0], [0.5, 3.0]]), torch.tensor([0, 0])
+    assert DRSL(form, tau=1)(logits, labels).item() == pytest.approx(make_loss("ce")(logits, labels).item(), abs=2e-6)
+
+
+@given(batches())
+def test_mae_and_gce_against_their_formulas(batch: Batch) -> None:
+    logits, labels = batch
+    p = softmax(logits.numpy())[np.arange(len(labels)), labels.numpy()]
+    assert make_loss("mae")(logits, labels).item() == pytest.approx((2 * (1 - p)).mean(), abs=1e-9)
+    assert make_loss("gce", q=0.7)(logits, labels).item() == pytest.approx(((1 - p**0.7) / 0.7).mean(), abs=1e-9)
+    assert make_loss("gce", q=1)(logits, labels).item() == pytest.approx((1 - p).mean(), abs=1e-9)
+
+
+def test_label_smoothing_against_its_target_distribution() -> None:
+    logits, labels = torch.tensor([[2.0, 0.0, -1.0]]), torch.tensor([0])
+    target = np.array([0.9 + 0.1 / 3, 0.1 / 3, 0.1 / 3])
+    expected = -(target * np.log(softmax(logits.numpy())[0])).sum()
+    assert make_loss("label-smoothing")(logits, labels).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_loss_knows_what_it_was_made_with() -> None:
+    assert make_loss("drsl", form="conditional").settings == {"form": "conditional", "tau": 1.0}
+    assert make_loss("drsl", form="authors").settings == {"form": "authors", "tau": 0.001}
+    assert make_loss("ce").settings == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("hinge", {}, "unknown loss 'hinge': choose one of ce, mae, gce, label-smoothing, drsl"),
+        ("ce", {"tau": 0.3}, "has no setting 'tau': it takes none"),
+        ("gce", {"tau": 0.3}, "it takes q"),
+        ("gce", {"q": 0.0}, r"q .* must be in \(0, 1\]"),
+        ("label-smoothing", {"smoothing": 1.0}, "smoothing must be in"),
+        ("drsl", {"form": "l2"}, "unknown DRSL form 'l2'"),
+        ("drsl", {"tau": -1.0}, "tau must not be negative"),
+    ],
+)
+def test_a_wrong_loss_is_refused_with_what_is_right(name: str, settings: dict[str, float | str], message: str) -> None:
+    with pytest.raises(TrainingError, match=message):
+        make_loss(name, **settings)

@@ -1,0 +1,71 @@
+"""`softrisk train` as a user types it."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from softrisk_training import cli, trainer
+from softrisk_training.checkpoint import load_checkpoint
+from softrisk_training.errors import TrainingError
+from softrisk_training.trainer import Progress, state_path
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(cli.app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_without_a_name_the_checkpoint_is_called_like_the_data() -> None:
+    output = run("--epochs", "1")
+    assert "1,797 images of 1×8×8, 10 classes" in " ".join(output.split())
+    assert "next: softrisk export digits.pt" in output
+    checkpoint = load_checkpoint(Path("digits.pt"))
+    assert (checkpoint.loss, checkpoint.loss_settings) == ("drsl", {"form": "logit", "tau": 1.0})
+    with pytest.raises(TrainingError, match="not overwritten"):
+        run("--epochs", "1")
+
+
+def test_options_reach_the_checkpoint() -> None:
+    run(
+        *("digits", "--out", "models/some.pt", "--loss", "drsl", "--form", "conditional", "--tau", "1.5"),
+        *("--epochs", "1", "--batch-size", "32", "--learning-rate", "0.01", "--optimizer", "sgd", "--width", "4"),
+        *("--augmentation", "crop", "--seed", "3"),
+    )
+    checkpoint = load_checkpoint(Path("models/some.pt"))
+    assert checkpoint.loss_settings == {"form": "conditional", "tau": 1.5}
+    assert checkpoint.settings["batch_size"] == 32
+    assert checkpoint.settings["optimizer"] == "sgd"
+    assert checkpoint.arguments["width"] == 4
+    assert checkpoint.seed == 3
+
+
+def test_a_setting_of_another_loss_is_refused() -> None:
+    with pytest.raises(TrainingError, match="the loss 'ce' has no setting 'tau'"):
+        run("--loss", "ce", "--tau", "0.5")
+
+
+def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    real_train = trainer.train
+
+    def interrupted(*arguments: object, **options: object) -> object:
+        def stop(progress: Progress) -> None:
+            if progress.epoch == 2:
+                raise KeyboardInterrupt
+
+        return real_train(*arguments, **{**options, "on_progress": stop})  # type: ignore[arg-type]  # passed through
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cli, "train", interrupted)
+        result = CliRunner().invoke(cli.app, ["--epochs", "3"])
+    assert result.exit_code == 130
+    assert "go on with --resume" in " ".join(result.output.split())
+    assert state_path(Path("digits.pt")).exists()
+    run("--epochs", "3", "--resume")
+    assert len(load_checkpoint(Path("digits.pt")).history) == 3

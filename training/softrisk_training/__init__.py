@@ -1,0 +1,1 @@
+"""Losses, data, models and the training loop that make the softmax carry information about the input."""

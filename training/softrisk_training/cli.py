@@ -1,0 +1,129 @@
+"""`softrisk train`."""
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from softrisk_training.augmentation import Augmentation
+from softrisk_training.checkpoint import Checkpoint
+from softrisk_training.data import ImageData, Splits, load_data, split_rows
+from softrisk_training.losses import DRSLForm
+from softrisk_training.models import Optimizer, architecture
+from softrisk_training.trainer import Progress as TrainingProgress
+from softrisk_training.trainer import TrainingConfig, state_path, train
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command()
+def train_command(
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="digits, or the path of a parquet, IDX or image folder or of a .npz file.", show_default=True
+        ),
+    ] = "digits",
+    out: Annotated[
+        Path | None, typer.Option(help="The checkpoint to write. Default: the name of the data, with .pt.")
+    ] = None,
+    loss: Annotated[str, typer.Option(help="ce, mae, gce, label-smoothing or drsl.")] = "drsl",
+    form: Annotated[DRSLForm | None, typer.Option(help="Form of DRSL's penalty. Default: logit.")] = None,
+    tau: Annotated[float | None, typer.Option(help="Weight of DRSL's penalty. Default: 1, for authors 0.001.")] = None,
+    q: Annotated[float | None, typer.Option(help="Exponent of GCE. Default: 0.7.")] = None,
+    smoothing: Annotated[float | None, typer.Option(help="Share of label smoothing. Default: 0.1.")] = None,
+    architecture_name: Annotated[
+        str, typer.Option("--architecture", help="small-cnn (8×8 to 64×64 pixels) or resnet (made for 32×32).")
+    ] = "small-cnn",
+    width: Annotated[int | None, typer.Option(help="Filters of the first layer.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Default: about 200,000 images seen, 5 to 40 epochs.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images in a step.")] = 128,
+    optimizer: Annotated[Optimizer | None, typer.Option(help="Default: what suits the architecture.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak of the one-cycle schedule.")] = None,
+    augmentation: Annotated[
+        Augmentation, typer.Option(help="Changes that keep the label: small shifts, and mirroring.")
+    ] = "none",
+    bfloat16: Annotated[
+        bool | None, typer.Option(help="Train in bfloat16. Default: for the resnet.", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of split, initialisation, row order, augmentation.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted training.")] = False,
+) -> None:
+    """Train a classifier whose softmax betrays attacks.
+
+    Without arguments it trains on scikit-learn's digits, in seconds.
+    """
+    console = Console()
+    images = load_data(data)
+    splits = split_rows(images, seed)
+    recipe = architecture(architecture_name)
+    given = {"form": form, "tau": tau, "q": q, "smoothing": smoothing}
+    config = TrainingConfig(
+        architecture=architecture_name,
+        width=width or recipe.width,
+        loss=loss,
+        loss_settings={name: value for name, value in given.items() if value is not None},
+        epochs=epochs or min(40, max(5, math.ceil(200_000 / len(splits.training)))),
+        batch_size=batch_size,
+        optimizer=optimizer or recipe.optimizer,
+        learning_rate=recipe.learning_rate if learning_rate is None else learning_rate,
+        weight_decay=recipe.weight_decay,
+        augmentation=augmentation,
+        bfloat16=recipe.bfloat16 if bfloat16 is None else bfloat16,
+        seed=seed,
+    )
+    channels, height, columns = images.input_shape
+    console.print(
+        f"{images.source}: {len(images.labels):,} images of {channels}×{height}×{columns}, {len(images.classes)}"
+        f" classes; {len(splits.training):,} training, {len(splits.selection):,} selection,"
+        f" {len(splits.calibration):,} calibration, {len(splits.test):,} test"
+    )
+    if splits.dropped:
+        console.print(f"{splits.dropped:,} rows left out: their content is in an earlier list already")
+    destination = out or Path(f"{Path(images.location).resolve().stem}.pt")
+    try:
+        checkpoint = _train_with_bar(config, images, splits, destination, resume, console)
+    except KeyboardInterrupt:
+        console.print(f"interrupted; {state_path(destination)} has every finished epoch, go on with --resume")
+        raise typer.Exit(130) from None
+    console.print(
+        f"accuracy {checkpoint.test_accuracy:.2%} on {len(splits.test):,} test images;"
+        f" checkpoint in {destination}\n"
+        f"next: softrisk export {destination}",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def _train_with_bar(
+    config: TrainingConfig, data: ImageData, splits: Splits, out: Path, resume: bool, console: Console
+) -> Checkpoint:
+    columns = (
+        TextColumn("epoch {task.fields[epoch]}/" + str(config.epochs)),
+        BarColumn(bar_width=12),
+        TextColumn("loss {task.fields[loss]:.4f} accuracy {task.fields[accuracy]:.1%}"),
+        TextColumn("(selection {task.fields[selected]:.1%})"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("training", epoch=0, loss=math.nan, accuracy=0.0, selected=0.0, total=None)
+
+        def show(progress: TrainingProgress) -> None:
+            bar.update(
+                task,
+                completed=progress.steps,
+                total=progress.total_steps,
+                epoch=progress.epoch,
+                loss=progress.loss,
+                accuracy=progress.accuracy,
+            )
+            if progress.selection_accuracy is not None:
+                bar.update(task, selected=progress.selection_accuracy)
+
+        return train(config, data, splits, out, resume=resume, on_progress=show)

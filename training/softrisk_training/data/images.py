@@ -1,0 +1,72 @@
+"""What every loader returns: labelled images of one shape."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softrisk_core.rows import digest_rows
+from softrisk_training.errors import DataError
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """Labelled images of one shape.
+
+    Attributes:
+        images: Shape (N, C, H, W): uint8, where 255 means 1, or float32 in [0, 1].
+        labels: Shape (N,), int64, indices into `classes`.
+        classes: Names of the classes.
+        test_rows: Rows of the test split that the source publishes; None if it publishes none.
+        source: What the data are, for people.
+        location: What `load_data` was called with, so that a later step can read the same rows again.
+    """
+
+    images: NDArray[np.uint8] | NDArray[np.float32]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+    test_rows: NDArray[np.int64] | None
+    source: str
+    location: str
+
+    def __post_init__(self) -> None:
+        if self.images.ndim != 4 or self.images.shape[1] not in (1, 3):
+            raise DataError(
+                f"{self.location}: images must have shape (N, channels, height, width) with 1 or 3 channels,"
+                f" got {self.images.shape}"
+            )
+        if self.labels.shape != self.images.shape[:1]:
+            raise DataError(
+                f"{self.location}: {len(self.images)} images but labels of shape {self.labels.shape};"
+                " there must be one label for each image"
+            )
+        if len(self.labels) == 0:
+            raise DataError(f"{self.location}: there are no images")
+        if len(self.classes) < 2:
+            raise DataError(f"{self.location}: a classifier needs at least 2 classes, found {len(self.classes)}")
+        low, high = int(self.labels.min()), int(self.labels.max())
+        if low < 0 or high >= len(self.classes):
+            raise DataError(f"{self.location}: labels go from {low} to {high}, but must be 0 … {len(self.classes) - 1}")
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of every image."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+    def inputs(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Model inputs: shape (len(rows), C, H, W), float32 in [0, 1]."""
+        chosen = self.images[rows]
+        scale = np.float32(255 if chosen.dtype == np.uint8 else 1)
+        return np.divide(chosen, scale, dtype=np.float32)
+
+    def digests(self, rows: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """Content digests of the model inputs, shape (len(rows),)."""
+        # In chunks: as float32 the rows take four times the memory of the images.
+        chunks = [digest_rows(self.inputs(rows[start : start + 4096])) for start in range(0, len(rows), 4096)]
+        return np.concatenate(chunks) if chunks else np.empty(0, dtype=np.uint64)
+
+
+def class_names(labels: NDArray[np.int64]) -> tuple[str, ...]:
+    """Names for a source that has none: "0", "1", … up to the largest label."""
+    return tuple(str(label) for label in range(int(labels.max(initial=-1)) + 1))

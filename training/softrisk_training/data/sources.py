@@ -1,0 +1,44 @@
+"""From a location that a user types to `ImageData`: which loader reads it."""
+
+from pathlib import Path
+from typing import Final
+
+from softrisk_training.data.arrays import load_digits, load_npz
+from softrisk_training.data.folder import is_image_folder, load_image_folder
+from softrisk_training.data.idx import is_idx_folder, load_idx
+from softrisk_training.data.images import ImageData
+from softrisk_training.data.parquet import is_parquet_folder, load_parquet
+from softrisk_training.errors import DataError
+
+ACCEPTED: Final = (
+    "'digits' (the 8×8 digits of scikit-learn);"
+    " a folder with train-*.parquet and test-*.parquet, as Hugging Face writes them;"
+    " a folder with IDX files such as train-images-idx3-ubyte[.gz];"
+    " a folder with one folder of PNG or JPEG files for each class, also below train/ and test/;"
+    " a .npz file with images and labels"
+)
+
+
+def load_data(location: str) -> ImageData:
+    """Labelled images from any source that softrisk knows; what is there decides which.
+
+    Args:
+        location: `digits`, or the path of a folder or a `.npz` file.
+
+    Raises:
+        DataError: If the location is not one of these, or what is there cannot be read.
+    """
+    if location == "digits":
+        return load_digits()
+    path = Path(location).expanduser()
+    if path.is_dir():
+        if is_parquet_folder(path):
+            return load_parquet(path, location)
+        if is_idx_folder(path):
+            return load_idx(path, location)
+        if is_image_folder(path):
+            return load_image_folder(path, location)
+    elif path.is_file() and path.suffix == ".npz":
+        return load_npz(path, location)
+    problem = "holds no data that softrisk can read" if path.exists() else "does not exist"
+    raise DataError(f"{location} {problem}; data are given as {ACCEPTED}")

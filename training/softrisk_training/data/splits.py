@@ -1,0 +1,87 @@
+"""Four disjoint row lists, without which no false-alarm promise holds."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softrisk_training.data.images import ImageData
+from softrisk_training.errors import DataError
+
+TEST_SHARE: Final = 1 / 5
+CALIBRATION_SHARE: Final = 1 / 6
+SELECTION_SHARE: Final = 1 / 12
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Row numbers into an `ImageData`; no row, and no content, is in two of the lists.
+
+    Attributes:
+        training: Rows that the weights are fitted to, int64.
+        selection: Rows that choices are made on: settings, scores, epochs.
+        calibration: Rows that give the clean scores behind every p-value.
+        test: Rows that are measured on once, at the end.
+        dropped: How many rows were left out because their content is in an earlier list, in the order test,
+            calibration, selection, training.
+    """
+
+    training: NDArray[np.int64]
+    selection: NDArray[np.int64]
+    calibration: NDArray[np.int64]
+    test: NDArray[np.int64]
+    dropped: int = 0
+
+
+def split_rows(data: ImageData, seed: int) -> Splits:
+    """Split by class: the published test rows or 20 % for test; of the rest 1/6 calibration and 1/12 selection.
+
+    Args:
+        data: The data.
+        seed: Decides which rows go where; the same seed gives the same lists.
+
+    Raises:
+        DataError: If the data are too small for each list to get a row.
+    """
+    generator = np.random.default_rng(seed)
+    rows = np.arange(len(data.labels), dtype=np.int64)
+    if data.test_rows is None:
+        test, rest = _take(rows, data.labels, TEST_SHARE, generator)
+    else:
+        test, rest = data.test_rows, np.setdiff1d(rows, data.test_rows)
+    calibration, remaining = _take(rest, data.labels, CALIBRATION_SHARE, generator)
+    # A share of what is left, chosen so that it is SELECTION_SHARE of what there was.
+    selection, training = _take(remaining, data.labels, SELECTION_SHARE / (1 - CALIBRATION_SHARE), generator)
+
+    lists, dropped = _without_repeats(data, [test, calibration, selection, training])
+    if any(len(each) == 0 for each in lists):
+        raise DataError(
+            f"{data.location} has too few rows ({len(rows)}) to be split into training, selection, calibration and"
+            " test; a few dozen for each class are the least"
+        )
+    return Splits(training=lists[3], selection=lists[2], calibration=lists[1], test=lists[0], dropped=dropped)
+
+
+def _take(
+    rows: NDArray[np.int64], labels: NDArray[np.int64], share: float, generator: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """A share of every class, and the rest, both in ascending order."""
+    taken = []
+    for label in np.unique(labels[rows]):
+        members = generator.permutation(rows[labels[rows] == label])
+        taken.append(members[: round(len(members) * share)])
+    chosen = np.sort(np.concatenate(taken)) if taken else rows[:0]
+    return chosen, np.setdiff1d(rows, chosen)
+
+
+def _without_repeats(data: ImageData, lists: list[NDArray[np.int64]]) -> tuple[list[NDArray[np.int64]], int]:
+    seen = np.empty(0, dtype=np.uint64)
+    kept, dropped = [], 0
+    for rows in lists:
+        digests = data.digests(rows)
+        fresh = ~np.isin(digests, seen)
+        kept.append(rows[fresh])
+        dropped += int((~fresh).sum())
+        seen = np.concatenate([seen, digests])
+    return kept, dropped
