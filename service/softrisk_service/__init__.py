@@ -1,0 +1,1 @@
+"""The service: loads bundles, batches requests, answers over HTTP, counts."""

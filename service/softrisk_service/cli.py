@@ -1,0 +1,107 @@
+"""`softrisk serve`: a model repository over HTTP."""
+
+import asyncio
+import math
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+import uvicorn
+from prometheus_client import CollectorRegistry, disable_created_metrics
+from pydantic import ValidationError
+
+from softrisk_service.app import create_app
+from softrisk_service.engine import Engine, check_repository
+from softrisk_service.errors import ConfigurationError
+from softrisk_service.logs import configure_logs
+from softrisk_service.metrics import Metrics
+from softrisk_service.settings import Settings
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+def _flag(field: str, *names: str) -> Any:
+    info = Settings.model_fields[field]
+    default = "" if info.default is None else f" [default: {info.default}]"
+    return typer.Option(*names, help=f"{info.description}{default}", show_default=False)
+
+
+@app.command()
+def serve(
+    repository: Annotated[
+        Path | None, typer.Argument(help="Folder of bundles. [default: models]", show_default=False)
+    ] = None,
+    host: Annotated[str | None, _flag("host")] = None,
+    port: Annotated[int | None, _flag("port")] = None,
+    alpha_review: Annotated[float | None, _flag("alpha_review")] = None,
+    alpha_reject: Annotated[float | None, _flag("alpha_reject")] = None,
+    max_batch_size: Annotated[int | None, _flag("max_batch_size")] = None,
+    queue_size: Annotated[int | None, _flag("queue_size")] = None,
+    max_instances: Annotated[int | None, _flag("max_instances")] = None,
+    max_body_bytes: Annotated[int | None, _flag("max_body_bytes")] = None,
+    deadline_seconds: Annotated[float | None, _flag("deadline_seconds")] = None,
+    threads: Annotated[int | None, _flag("threads")] = None,
+    drain_seconds: Annotated[float | None, _flag("drain_seconds")] = None,
+    shutdown_seconds: Annotated[float | None, _flag("shutdown_seconds")] = None,
+    log_level: Annotated[str | None, _flag("log_level")] = None,
+    access_log: Annotated[bool | None, _flag("access_log", "--access-log/--no-access-log")] = None,
+    console_logs: Annotated[bool | None, _flag("console_logs", "--console-logs/--json-logs")] = None,
+) -> None:
+    """Serve a model repository over HTTP.
+
+    Every flag can also be set by an environment variable, SOFTRISK_PORT for --port; flags win.
+    """
+    flags = {name: value for name, value in locals().items() if value is not None}
+    settings = _settings(flags)
+    check_repository(settings)
+    configure_logs(settings)
+    # Every series would bring a second one with its birthday, which no rule or panel reads.
+    disable_created_metrics()  # type: ignore[no-untyped-call] # not annotated by the library
+    registry = CollectorRegistry()
+    engine = Engine(settings, Metrics(registry))
+    config = uvicorn.Config(
+        create_app(settings, registry=registry, engine=engine),
+        host=settings.host,
+        port=settings.port,
+        loop="auto",  # uvloop, where there is one
+        http="httptools",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=math.ceil(settings.shutdown_seconds),
+    )
+    _Server(config, engine, settings.drain_seconds).run()
+
+
+def _settings(flags: dict[str, Any]) -> Settings:
+    try:
+        return Settings(**flags)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise ConfigurationError(
+            f"{name + ': ' if name else ''}{first['msg'].removeprefix('Value error, ')}"
+        ) from error
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, but on SIGTERM readiness goes off some time before the sockets close."""
+
+    def __init__(self, config: uvicorn.Config, engine: Engine, drain_seconds: float) -> None:
+        super().__init__(config)
+        self._engine = engine
+        self._drain_seconds = drain_seconds
+        self._draining = False
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Drain at the first SIGTERM; any other signal, or a second one, stops at once."""
+        if sig == signal.SIGTERM and not self._draining:
+            self._draining = True
+            loop = asyncio.get_running_loop()
+            loop.call_soon_threadsafe(self._engine.drain)
+            loop.call_soon_threadsafe(loop.call_later, self._drain_seconds, super().handle_exit, sig, frame)
+        else:
+            super().handle_exit(sig, frame)

@@ -1,0 +1,115 @@
+"""Encoded inputs: PNG and JPEG images, and `.npy` arrays."""
+
+import base64
+import re
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softrisk_core.errors import ImageError
+from softrisk_core.images import decode_image
+from softrisk_core.manifest import InputSpec
+from softrisk_service.codecs.tensors import shown
+from softrisk_service.errors import InvalidInputError, MalformedError, MediaTypeError
+
+IMAGE_TYPES: Final = ("image/png", "image/jpeg")
+NPY_TYPE: Final = "application/x-npy"
+
+_NPY_MAGIC: Final = b"\x93NUMPY"
+# The header is a Python literal; every writer produces this form of it, so nothing of a client's is evaluated.
+_NPY_HEADER: Final = re.compile(
+    r"\s*\{\s*'descr':\s*'([<>|=])([a-zA-Z])(\d{0,3})'\s*,\s*'fortran_order':\s*(True|False)\s*,"
+    r"\s*'shape':\s*\(([\d, ]{0,200})\)\s*,?\s*\}\s*"
+)
+_NPY_SIZES: Final = {"f": ("2", "4", "8"), "i": ("1", "2", "4", "8"), "u": ("1", "2", "4", "8")}
+
+
+def image_input(data: bytes, spec: InputSpec) -> NDArray[np.float32]:
+    """An encoded image as one instance.
+
+    Args:
+        data: The file.
+        spec: An input that takes images.
+
+    Returns:
+        Shape (1, channels, height, width), value = pixel / 255.
+
+    Raises:
+        InvalidInputError: If it is no image, damaged, or too large to decode.
+        MediaTypeError: If the input takes no images.
+    """
+    if spec.image is None:
+        raise MediaTypeError(f"input {spec.name!r} takes no images, only tensors of shape {list(spec.shape)}")
+    try:
+        pixels = decode_image(data, mode=spec.image.mode, size=spec.image.size)
+    except ImageError as error:
+        raise InvalidInputError(f"input {spec.name!r}: {error}") from error
+    return pixels[None].astype(np.float32) / np.float32(255)
+
+
+def base64_input(value: dict[Any, Any], spec: InputSpec, where: str) -> NDArray[np.float32]:
+    """`{"b64": "…"}` as one instance.
+
+    Args:
+        value: The JSON object.
+        spec: An input that takes images.
+        where: What to call it in an error.
+
+    Returns:
+        Shape (1, …).
+
+    Raises:
+        InvalidInputError: If it is another object, no base64, or no image.
+    """
+    text = value.get("b64")
+    if len(value) != 1 or not isinstance(text, str):
+        raise InvalidInputError(f'{where}: expected an object {{"b64": "…"}}, got one with {shown(list(value))}')
+    if spec.image is None:
+        raise InvalidInputError(f"{where}: input {spec.name!r} takes no encoded files, only nested lists")
+    try:
+        data = base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise InvalidInputError(f"{where}: not base64: {error}") from error
+    try:
+        return image_input(data, spec)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{where}: {error}") from error
+
+
+def npy_input(data: bytes, spec: InputSpec) -> NDArray[np.float32]:
+    """A `.npy` file as instances.
+
+    Args:
+        data: The file, format 1.0 to 3.0; pickles are never read.
+        spec: The input.
+
+    Returns:
+        Shape (B, …) as the input requires. Values outside float32 become ±∞.
+
+    Raises:
+        MalformedError: If it is no `.npy` file, or its length is not the one that its header tells.
+        InvalidInputError: If the array is not of real numbers, or of another shape.
+    """
+    match = None
+    start = 0
+    if data.startswith(_NPY_MAGIC) and len(data) >= 12 and data[6] in (1, 2, 3):
+        width = 2 if data[6] == 1 else 4
+        start = 8 + width + int.from_bytes(data[8 : 8 + width], "little")
+        # Bounded, so that a header which claims to be long is not searched.
+        match = _NPY_HEADER.fullmatch(data[8 + width : min(start, 1024)].decode("latin-1"))
+    if match is None:
+        raise MalformedError("the body is not a .npy file as numpy.save writes it")
+    order, kind, size, fortran, axes = match.groups()
+    if size not in _NPY_SIZES.get(kind, ()):
+        raise InvalidInputError(f"input {spec.name!r}: expected real numbers, got an array of type {order}{kind}{size}")
+    shape = tuple(int(axis) for axis in axes.replace(" ", "").split(",") if axis)
+    if len(shape) != len(spec.shape) or shape[1:] != spec.instance_shape:
+        raise InvalidInputError(f"input {spec.name!r}: expected shape {list(spec.shape)}, got {shown(list(shape))}")
+    count = shape[0] * int(np.prod(spec.instance_shape))
+    if len(data) - start != count * int(size):
+        raise MalformedError(f"the .npy header announces {count * int(size)} bytes of data, {len(data) - start} came")
+    dtype = np.dtype(f"{order}{kind}{size}")
+    array = np.frombuffer(data, dtype, count, start).reshape(shape, order="F" if fortran == "True" else "C")
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(array, dtype=np.float32)

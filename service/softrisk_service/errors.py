@@ -1,0 +1,98 @@
+"""The service's exception tree.
+
+```
+ServiceError
+├── ConfigurationError   settings that cannot work
+├── NotServableError     a bundle that must not be served, and why
+└── RequestError         an answer other than 200; the class says which
+    ├── MalformedError      400
+    ├── UnknownModelError   404
+    ├── TooLargeError       413
+    ├── MediaTypeError      415
+    ├── InvalidInputError   422
+    ├── QueueFullError      429
+    ├── NotReadyError       503
+    └── DeadlineError       504
+```
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar
+
+from softrisk_core.errors import SoftriskError
+
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+
+class ServiceError(SoftriskError):
+    """Root of the service's errors."""
+
+
+class ConfigurationError(ServiceError):
+    """The settings, or the model repository that they name, cannot work."""
+
+
+class NotServableError(ServiceError):
+    """A bundle is intact but must not be served here."""
+
+
+class RequestError(ServiceError):
+    """A request that is answered with an error; the message is the problem's detail."""
+
+    status: ClassVar[int] = 400
+    headers: ClassVar[Mapping[str, str]] = _NO_HEADERS
+
+
+class MalformedError(RequestError):
+    """The body is not what its media type says."""
+
+
+class UnknownModelError(RequestError):
+    """No such model or version."""
+
+    status = 404
+
+
+class TooLargeError(RequestError):
+    """The body, or the number of instances in it, is over the limit."""
+
+    status = 413
+    # What is left of the body will not be read, so the connection cannot be used again.
+    headers = MappingProxyType({"connection": "close"})
+
+
+class MediaTypeError(RequestError):
+    """The body's media type or encoding is not accepted, or not by this model."""
+
+    status = 415
+
+
+class InvalidInputError(RequestError):
+    """Well-formed, but not an input of this model: shape, type or values."""
+
+    status = 422
+
+
+class QueueFullError(RequestError):
+    """More instances wait than the server is willing to keep."""
+
+    status = 429
+    headers = MappingProxyType({"retry-after": "1"})
+
+
+class NotReadyError(RequestError):
+    """The model is loading, broken, or the server is shutting down."""
+
+    status = 503
+    headers = MappingProxyType({"retry-after": "1"})
+
+
+class DeadlineError(RequestError):
+    """The answer was not there in time."""
+
+    status = 504
+
+
+class ClientGoneError(Exception):
+    """The caller closed the connection: there is nobody left to answer."""

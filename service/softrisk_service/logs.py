@@ -1,0 +1,46 @@
+"""Logs: one JSON object a line on standard output, or coloured lines for people."""
+
+import logging
+import sys
+from typing import Any
+
+import orjson
+import structlog
+
+from softrisk_service.settings import Settings
+
+
+def _json(event: dict[str, Any], **_: Any) -> bytes:
+    return orjson.dumps(event, default=str)
+
+
+class _Forwarder(logging.Handler):
+    """Hands what libraries log by `logging`, uvicorn above all, to structlog."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        structlog.get_logger().log(
+            record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info or None
+        )
+
+
+def configure_logs(settings: Settings) -> None:
+    """Set up the logs of the process."""
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    processors: list[structlog.typing.Processor] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    factory: Any
+    if settings.console_logs:
+        processors.append(structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback))
+        factory = structlog.PrintLoggerFactory()
+    else:
+        processors += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_json)]
+        factory = structlog.BytesLoggerFactory(sys.stdout.buffer)
+    structlog.configure(
+        processors=processors,
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=factory,
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(handlers=[_Forwarder()], level=level, force=True)

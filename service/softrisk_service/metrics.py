@@ -1,0 +1,144 @@
+"""Every metric of the service, each defined once; `docs/metrics.md` explains them to operators.
+
+Label values come from loaded bundles and from fixed lists only, never from requests, so that no client can make
+series. Children are bound once for each model version: looking labels up costs more than counting.
+"""
+
+import platform
+from typing import Any, Final
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+
+from softrisk_core import __version__
+from softrisk_core.manifest import Manifest
+from softrisk_service.histograms import ArrayHistogram
+from softrisk_service.policy import Policy
+
+STAGES: Final = ("decode", "queue", "run", "encode")
+
+_SECONDS: Final = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10,
+)  # fmt: skip
+_BATCH_SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+# The usual α are bounds, so that the share of p ≤ α can be read off exactly.
+_P_VALUES: Final = (
+    0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9,
+    0.95, 0.99, 1,
+)  # fmt: skip
+_TOP2_GAPS: Final = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 0.9999, 1)
+_LOGITS: Final = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 20, 30, 50, 100)
+
+_MODEL: Final = ("model", "version")
+
+
+class Metrics:
+    """The metrics of one server process.
+
+    Args:
+        registry: Where they are registered; private to the process or to a test.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"softrisk_{name}", text, labels, registry=registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"softrisk_{name}", text, labels, registry=registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(f"softrisk_{name}", text, labels, registry=registry, buckets=buckets)
+
+        def diagnostic(name: str, text: str, bounds: tuple[float, ...]) -> ArrayHistogram:
+            return ArrayHistogram(f"softrisk_{name}", text, bounds, registry)
+
+        ProcessCollector(registry=registry)
+        self.requests = counter(
+            "inference_requests_total", "Inference requests by outcome.", *_MODEL, "protocol", "code"
+        )
+        self.internal_errors = counter("internal_errors_total", "Faults of the service itself, on any route.")
+        self.duration = histogram(
+            "request_duration_seconds", "Time in each stage of inference.", _SECONDS, *_MODEL, "stage"
+        )
+        self.batch_size = histogram("batch_size", "Instances in one run of a model.", _BATCH_SIZES, *_MODEL)
+        self.queue_depth = gauge("queue_depth", "Instances waiting for a run.", *_MODEL)
+        self.predictions = counter("predictions_total", "Instances answered by the model.", *_MODEL)
+        self.flagged = counter("flagged_total", "Instances not accepted, by the decision.", *_MODEL, "decision")
+        self.top2_gap = diagnostic("top2_gap", "Difference of the two largest probabilities.", _TOP2_GAPS)
+        self.logit_gap = diagnostic("logit_gap", "Difference of the two largest logits.", _LOGITS)
+        self.dispersion = diagnostic("dispersion", "Standard deviation of the other classes' logits.", _LOGITS)
+        self.p_value = diagnostic("p_value", "Conformal p-value; uniform on clean traffic.", _P_VALUES)
+        self.model_info = gauge(
+            "model_info", "A model version being served.", *_MODEL, "architecture", "loss", "provider"
+        )
+        self.calibration_info = gauge(
+            "calibration_info", "What its p-values compare with.", *_MODEL, "id", "n", "alpha", "nonconformity"
+        )
+        self.calibration_size = gauge("calibration_size", "Number of its calibration scores.", *_MODEL)
+        self.alpha = gauge("alpha", "False-alarm rate of a decision level.", *_MODEL, "level")
+        self.model_ready = gauge("model_ready", "1 if the model version answers requests, else 0.", *_MODEL)
+        self.ready = gauge("ready", "1 if the service wants traffic, else 0.")
+        gauge("build_info", "Versions of what is running.", "version", "python", "onnxruntime").labels(
+            __version__, platform.python_version(), onnxruntime.__version__
+        ).set(1)
+
+    def count_request(self, model: str, version: str, protocol: str, code: int) -> None:
+        """Count an inference request; model and version are empty if it named none that exists."""
+        self.requests.labels(model, version, protocol, str(code)).inc()
+
+
+class ModelMetrics:
+    """The series of one model version.
+
+    Args:
+        metrics: Where they belong.
+        manifest: Of the version.
+        policy: Its decision levels.
+        provider: What runs it.
+    """
+
+    def __init__(self, metrics: Metrics, manifest: Manifest, policy: Policy, provider: str) -> None:
+        labels = (manifest.name, str(manifest.version))
+        self._policy = policy
+        self.stages = {stage: metrics.duration.labels(*labels, stage) for stage in STAGES}
+        self.queue_depth = metrics.queue_depth.labels(*labels)
+        self._batch_size = metrics.batch_size.labels(*labels)
+        self._predictions = metrics.predictions.labels(*labels)
+        self._flagged = {decision: metrics.flagged.labels(*labels, decision) for decision in ("review", "reject")}
+        self._diagnostics = {
+            name: getattr(metrics, name).labels(*labels) for name in ("top2_gap", "logit_gap", "dispersion")
+        }
+        self._p_value = metrics.p_value.labels(*labels)
+
+        model, calibration = manifest.model, manifest.calibration
+        metrics.model_info.labels(*labels, model.architecture or "", model.loss or "", provider).set(1)
+        metrics.calibration_info.labels(
+            *labels, calibration.id, str(calibration.n), f"{calibration.alpha:g}", str(manifest.nonconformity)
+        ).set(1)
+        metrics.calibration_size.labels(*labels).set(calibration.n)
+        metrics.alpha.labels(*labels, "review").set(policy.alpha_review)
+        metrics.alpha.labels(*labels, "reject").set(policy.alpha_reject)
+
+    def count_batch(self, outputs: dict[str, NDArray[Any]], finite: NDArray[np.bool_] | None, seconds: float) -> None:
+        """Count one run of the model.
+
+        Args:
+            outputs: Of the whole batch.
+            finite: Rows that are answered; None for all.
+            seconds: What the run took.
+        """
+        self._batch_size.observe(len(outputs["rank"]))
+        self.stages["run"].observe(seconds)
+        if finite is not None:
+            outputs = {name: outputs[name][finite] for name in ("rank", *self._diagnostics)}
+        ranks = outputs["rank"]
+        rejected = int(np.count_nonzero(ranks <= self._policy.reject_rank))
+        flagged = int(np.count_nonzero(ranks <= self._policy.review_rank))
+        self._predictions.inc(ranks.size)
+        self._flagged["reject"].inc(rejected)
+        self._flagged["review"].inc(flagged - rejected)
+        for name, series in self._diagnostics.items():
+            series.observe(outputs[name].astype(np.float64))
+        self._p_value.observe(ranks / (self._policy.n + 1))

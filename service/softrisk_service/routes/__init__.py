@@ -1,0 +1,1 @@
+"""HTTP routes: thin, one module for each protocol and one for operations."""

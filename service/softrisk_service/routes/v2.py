@@ -1,0 +1,126 @@
+"""Open Inference Protocol (KServe V2)."""
+
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+from starlette.requests import Request
+from starlette.responses import Response
+
+from softrisk_core import __version__
+from softrisk_core.manifest import OUTPUTS
+from softrisk_service import schemas
+from softrisk_service.codecs import v2
+from softrisk_service.engine import Engine
+from softrisk_service.errors import NotReadyError
+from softrisk_service.routes.inference import Inference
+
+_MODEL = "/v2/models/{model}"
+_VERSION = "/v2/models/{model}/versions/{version}"
+
+
+def v2_routes(engine: Engine, inference: Inference) -> APIRouter:
+    """The routes below `/v2`."""
+    router = APIRouter(tags=["Open Inference Protocol"], default_response_class=JSONResponse)
+
+    @router.get("/v2/", include_in_schema=False)
+    @router.get(
+        "/v2", operation_id="v2_server", summary="Server metadata", responses=schemas.ok(schemas.ServerMetadata)
+    )
+    async def server() -> Response:
+        return JSONResponse({"name": "softrisk", "version": __version__, "extensions": []})
+
+    @router.get(
+        "/v2/health/live", operation_id="v2_live", summary="Is the server up?", responses=schemas.ok(schemas.Live)
+    )
+    async def live() -> Response:
+        return JSONResponse({"live": True})
+
+    @router.get(
+        "/v2/health/ready",
+        operation_id="v2_ready",
+        summary="Does the server want traffic?",
+        responses=schemas.ok(schemas.Ready) | schemas.problems(503),
+    )
+    async def ready() -> Response:
+        if not engine.ready:
+            raise NotReadyError(f"not ready: {engine.condition}")
+        return JSONResponse({"ready": True})
+
+    @router.get(
+        _MODEL,
+        operation_id="v2_model",
+        summary="Model metadata",
+        responses=schemas.ok(schemas.ModelMetadata) | schemas.problems(404, 503),
+    )
+    async def model_metadata(model: str) -> Response:
+        return JSONResponse(_metadata(engine, model, None))
+
+    @router.get(
+        _VERSION,
+        operation_id="v2_model_version",
+        summary="Metadata of a version",
+        responses=schemas.ok(schemas.ModelMetadata) | schemas.problems(404, 503),
+    )
+    async def version_metadata(model: str, version: str) -> Response:
+        return JSONResponse(_metadata(engine, model, version))
+
+    @router.get(
+        f"{_MODEL}/ready",
+        operation_id="v2_model_ready",
+        summary="Is a model ready?",
+        responses=schemas.ok(schemas.Ready) | schemas.problems(404, 503),
+    )
+    async def model_ready(model: str) -> Response:
+        engine.find(model)
+        return JSONResponse({"ready": True})
+
+    @router.get(
+        f"{_VERSION}/ready",
+        operation_id="v2_model_version_ready",
+        summary="Is a version ready?",
+        responses=schemas.ok(schemas.Ready) | schemas.problems(404, 503),
+    )
+    async def version_ready(model: str, version: str) -> Response:
+        engine.find(model, version)
+        return JSONResponse({"ready": True})
+
+    @router.post(
+        f"{_MODEL}/infer",
+        operation_id="v2_infer",
+        summary="Infer with the default version",
+        responses=schemas.INFER_RESPONSES,
+        openapi_extra=schemas.INFER_REQUEST,
+    )
+    async def infer(request: Request, model: str) -> Response:
+        return await inference.answer(request, v2, model)
+
+    @router.post(
+        f"{_VERSION}/infer",
+        operation_id="v2_infer_version",
+        summary="Infer with a version",
+        responses=schemas.INFER_RESPONSES,
+        openapi_extra=schemas.INFER_REQUEST,
+    )
+    async def infer_version(request: Request, model: str, version: str) -> Response:
+        return await inference.answer(request, v2, model, version)
+
+    return router
+
+
+def _metadata(engine: Engine, model: str, version: str | None) -> dict[str, Any]:
+    manifest = engine.find(model, version).manifest
+    statuses = [status for status in engine.statuses() if status.name == model]
+    broken = {f"not_ready_{status.version}": status.reason for status in statuses if not status.ready}
+    calibration = manifest.calibration
+    return {
+        "name": model,
+        "versions": [status.version for status in statuses if status.ready],
+        "platform": v2.PLATFORM,
+        "inputs": [{"name": i.name, "datatype": i.datatype, "shape": i.shape} for i in manifest.inputs],
+        "outputs": [
+            {"name": name, "datatype": v2.output_datatype(name), "shape": v2.output_shape(name, len(manifest.classes))}
+            for name in OUTPUTS
+        ],
+        "parameters": {"calibration_id": calibration.id, "n": calibration.n, "alpha": calibration.alpha, **broken},
+    }

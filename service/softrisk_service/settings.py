@@ -1,0 +1,71 @@
+"""What an operator can set: by `SOFTRISK_…` environment variables, and by flags, which override them."""
+
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Alpha = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class Settings(BaseSettings):
+    """Settings of one server process."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SOFTRISK_", use_attribute_docstrings=True, extra="forbid", frozen=True, allow_inf_nan=False
+    )
+
+    repository: Path = Path("models")
+    """Folder of bundles, <repository>/<model>/<version>."""
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 for all interfaces."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """Port to listen on; 0 for any free one."""
+
+    alpha_review: Alpha | None = None
+    """False-alarm rate of the decision `review`; by default the one of each bundle."""
+    alpha_reject: Alpha | None = None
+    """False-alarm rate of the decision `reject`; by default a tenth of alpha_review, but at least 1/(n+1)."""
+
+    max_batch_size: Count = 64
+    """Most instances in one run of a model."""
+    queue_size: Count = 4096
+    """Most instances waiting for a model; beyond it requests are answered 429."""
+    max_instances: Count = 1024
+    """Most instances in one request; beyond it 413."""
+    max_body_bytes: Count = 16 * 1024 * 1024
+    """Longest request body; beyond it 413."""
+    deadline_seconds: Seconds = 10.0
+    """Longest time from the head of a request to its answer; beyond it 504."""
+    threads: Count | None = None
+    """Threads onnxruntime computes with; by default the cores that this process may use."""
+
+    drain_seconds: Annotated[float, Field(ge=0)] = 1.0
+    """Time from SIGTERM, when readiness goes off, to closing the sockets: load balancers notice meanwhile."""
+    shutdown_seconds: Seconds = 30.0
+    """Longest time given to requests in flight after that."""
+
+    log_level: Annotated[str, Field(pattern=r"^(debug|info|warning|error)$")] = "info"
+    """Least severe log line that is written: debug, info, warning or error."""
+    access_log: bool = True
+    """Write one line for each request (those for health and metrics at level debug)."""
+    console_logs: bool = False
+    """Logs for people instead of one JSON object a line."""
+
+    @model_validator(mode="after")
+    def _levels_are_ordered(self) -> Self:
+        if self.alpha_review is not None and self.alpha_reject is not None and self.alpha_reject > self.alpha_review:
+            raise ValueError(f"alpha_reject = {self.alpha_reject} must not exceed alpha_review = {self.alpha_review}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_request_fits_the_queue(self) -> Self:
+        if self.max_instances > self.queue_size:
+            raise ValueError(
+                f"max_instances = {self.max_instances} must not exceed queue_size = {self.queue_size}: "
+                "such a request could never be admitted"
+            )
+        return self

@@ -1,0 +1,129 @@
+"""The real server in a process of its own."""
+
+import contextlib
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = Callable[[int, int], NDArray[np.float32]]
+
+PREDICT = "/v1/models/tiny:predict"
+SERVE = (sys.executable, "-c", "from softrisk_core.cli import main; main()", "serve")
+
+
+class Server:
+    """`softrisk serve` with its log lines, read as they come."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self.process = process
+        self.lines: list[dict[str, Any]] = []
+        self.url = ""
+
+    def read_until(self, event: str) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        for text in self.process.stdout:
+            line: dict[str, Any] = json.loads(text)
+            self.lines.append(line)
+            if "running on" in line["event"]:
+                self.url = line["event"].split()[3]
+            if line["event"] == event:
+                return line
+        raise AssertionError(f"the server ended without {event!r}: {self.lines}")
+
+
+@contextlib.contextmanager
+def running(repository: Path, *flags: str) -> Iterator[Server]:
+    with subprocess.Popen(
+        [*SERVE, str(repository), "--port", "0", *flags], stdout=subprocess.PIPE, text=True
+    ) as process:
+        server = Server(process)
+        watchdog = threading.Timer(30, process.kill)
+        watchdog.start()
+        try:
+            server.read_until("loaded")
+            yield server
+        finally:
+            watchdog.cancel()
+            process.kill()
+
+
+def test_it_serves_logs_json_and_holds_no_torch(repository: Path, images: Pixels) -> None:
+    with running(repository) as server, httpx2.Client(base_url=server.url) as client:
+        assert client.get("/readyz").status_code == 200
+        response = client.post(PREDICT, json={"instances": images(2, 1).tolist()}, headers={"x-request-id": "me-1"})
+        assert len(response.json()["predictions"]) == 2
+        line = server.read_until("request")
+        assert line["level"] == "info"
+        assert (line["model"], line["version"], line["code"], line["request_id"]) == ("tiny", "2", 200, "me-1")
+        assert line["milliseconds"] > 0
+        text = client.get("/metrics").text
+        assert "_created" not in text
+        assert "process_resident_memory_bytes" in text or sys.platform != "linux"
+        maps = Path(f"/proc/{server.process.pid}/maps")
+        assert not maps.exists() or "torch" not in maps.read_text()
+
+
+def test_importing_the_service_imports_no_torch() -> None:
+    program = "import sys, softrisk_service.cli; sys.exit(' '.join({'torch', 'scipy', 'onnx'} & set(sys.modules)) or 0)"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_sigterm_turns_readiness_off_and_lets_requests_finish(repository: Path, images: Pixels) -> None:
+    body = json.dumps({"instances": images(1, 1).tolist()}).encode()
+    head = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
+    with running(repository, "--drain-seconds", "60") as server:
+        host, port = server.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as slow:
+            slow.sendall(head + body[:10])
+            with httpx2.Client(base_url=server.url) as client:
+                assert client.get("/readyz").status_code == 200
+                server.process.send_signal(signal.SIGTERM)
+                while client.get("/readyz").status_code == 200:
+                    pass
+                assert client.post(PREDICT, content=body).status_code == 200
+            server.process.send_signal(signal.SIGTERM)  # a second one ends the wait
+            server.read_until("Shutting down")
+            slow.sendall(body[10:])
+            answer = b"".join(iter(lambda: slow.recv(65536), b""))
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert b'"predictions"' in answer
+        server.read_until("Application shutdown complete.")
+        assert server.process.wait(10) in (0, -signal.SIGTERM)
+
+
+def test_a_caller_that_hangs_up_is_counted_as_gone(repository: Path, images: Pixels) -> None:
+    with running(repository) as server:
+        host, port = server.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as gone:
+            gone.sendall(f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n".encode() + b'{"inst')
+        assert server.read_until("request")["code"] == 499
+        with httpx2.Client(base_url=server.url) as client:
+            assert client.post(PREDICT, json={"instances": images(1, 1).tolist()}).status_code == 200
+            sample = 'softrisk_inference_requests_total{code="499",model="tiny",protocol="v1",version="2"} 1.0'
+            assert sample in client.get("/metrics").text
+
+
+def test_logs_for_people_are_plain_lines(repository: Path) -> None:
+    command = [*SERVE, str(repository), "--port", "0", "--console-logs"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        watchdog = threading.Timer(30, process.kill)
+        watchdog.start()
+        try:
+            assert process.stdout is not None
+            line = next(text for text in process.stdout if "loaded" in text)
+            assert "info" in line
+            assert not line.startswith("{")
+        finally:
+            watchdog.cancel()
+            process.kill()

@@ -1,0 +1,134 @@
+"""Metrics: they agree with the answers, with their document, and no client can make series."""
+
+import asyncio
+import re
+import shutil
+from asyncio.subprocess import PIPE, STDOUT
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.openmetrics import parser
+
+from softrisk_service.histograms import ArrayHistogram
+
+# The library's parser has no annotations.
+parse: Callable[[str], Iterator[Metric]] = parser.text_string_to_metric_families
+Pixels = Callable[[int, int], NDArray[np.float32]]
+
+PREDICT = "/v1/models/tiny:predict"
+TINY = {"model": "tiny", "version": "2"}
+
+
+async def test_metrics_agree_with_the_answers(service: Any, images: Pixels) -> None:
+    array = images(200, 11)
+    risks = []
+    for start in range(0, 200, 40):
+        response = await service.post(PREDICT, {"instances": array[start : start + 40].tolist()})
+        risks += [prediction["risk"] for prediction in response.json()["predictions"]]
+    decisions = [risk["decision"] for risk in risks]
+    assert {"accept", "review"} <= set(decisions)
+    assert service.value("softrisk_predictions_total", **TINY) == 200
+    for decision in ("review", "reject"):
+        counted = service.value("softrisk_flagged_total", **TINY, decision=decision)
+        assert counted == decisions.count(decision)
+    assert sum(risk["flagged"] for risk in risks) == 200 - decisions.count("accept")
+    for bound in (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1):
+        counted = service.value("softrisk_p_value_bucket", **TINY, le=str(float(bound)))
+        assert counted == sum(risk["p_value"] <= bound for risk in risks)
+    assert service.value("softrisk_inference_requests_total", **TINY, protocol="v1", code="200") == 5
+    assert service.value("softrisk_batch_size_sum", **TINY) == 200
+    assert service.value("softrisk_queue_depth", **TINY) == 0
+    for stage in ("decode", "queue", "run", "encode"):
+        assert service.value("softrisk_request_duration_seconds_count", **TINY, stage=stage) >= 5
+
+
+async def test_what_is_served_is_told(service: Any) -> None:
+    assert service.value("softrisk_calibration_size", **TINY) == 199
+    assert service.value("softrisk_alpha", **TINY, level="review") == 0.05
+    assert service.value("softrisk_alpha", **TINY, level="reject") == pytest.approx(0.005)
+    families = {family.name: family for family in service.registry.collect()}
+    infos = [
+        sample.labels for sample in families["softrisk_calibration_info"].samples if sample.labels["version"] == "2"
+    ]
+    assert infos[0] == TINY | {"id": infos[0]["id"], "n": "199", "alpha": "0.05", "nonconformity": "−logit_gap"}
+    assert re.fullmatch("[0-9a-f]{16}", infos[0]["id"])
+
+
+async def test_refusals_are_counted_and_clients_make_no_series(service: Any) -> None:
+    async def series() -> set[str]:
+        text = (await service.client.get("/metrics")).text
+        return {line.rpartition(" ")[0] for line in text.splitlines() if "_created" not in line}
+
+    await service.post("/v1/models/someone-else:predict", {})
+    await service.post(PREDICT, {})
+    before = await series()
+    for name in ("a", "b", "tiny%2F..", "x" * 1000):
+        await service.post(f"/v1/models/{name}:predict", {})
+        await service.post(f"/v2/models/tiny/versions/{name}/infer", {})
+        await service.client.get(f"/{name}")
+    after = await series()
+    assert len(after - before) == 1  # v2, 404
+    unknown = {"model": "", "version": "", "code": "404"}
+    assert service.value("softrisk_inference_requests_total", **unknown, protocol="v1") == 4
+    assert service.value("softrisk_inference_requests_total", **unknown, protocol="v2") == 3
+    assert service.value("softrisk_inference_requests_total", **TINY, protocol="v1", code="422") == 1
+
+
+async def test_both_text_formats_are_served(service: Any, images: Pixels) -> None:
+    await service.post(PREDICT, {"instances": images(3, 1).tolist()})
+    plain = await service.client.get("/metrics")
+    assert plain.headers["content-type"].startswith("text/plain; version=0.0.4")
+    for accept in ("application/openmetrics-text; version=1.0.0", "application/openmetrics-text;version=a.b;q=x"):
+        response = await service.client.get("/metrics", headers={"accept": accept})
+        assert response.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
+        names = {family.name for family in parse(response.text)}
+        assert {"softrisk_p_value", "softrisk_flagged"} <= names
+
+
+async def test_the_document_lists_every_metric_with_its_type_and_labels(
+    service: Any, images: Pixels, repository_root: Path
+) -> None:
+    await service.post(PREDICT, {"instances": images(1, 1).tolist()})
+    exposed = {}
+    for family in service.registry.collect():
+        if family.name.startswith("softrisk_"):
+            name = f"{family.name}_total" if family.type == "counter" else family.name
+            labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+            exposed[name] = (family.type, labels)
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| (.*?) \| ", (repository_root / "docs/metrics.md").read_text(), re.M)
+    assert {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows} == exposed
+
+
+async def test_names_follow_prometheus_conventions(service: Any, images: Pixels) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed")
+    await service.post(PREDICT, {"instances": images(1, 1).tolist()})
+    text = "".join(
+        f"{line}\n" for line in (await service.client.get("/metrics")).text.splitlines() if "_created" not in line
+    )
+    process = await asyncio.create_subprocess_exec(promtool, "check", "metrics", stdin=PIPE, stdout=PIPE, stderr=STDOUT)
+    complaints, _ = await process.communicate(text.encode())
+    assert (process.returncode, complaints) == (0, b"")
+
+
+def test_an_array_histogram_is_a_prometheus_histogram() -> None:
+    registry = CollectorRegistry()
+    histogram = ArrayHistogram("softrisk_x", "Text.", (0.1, 0.5, 1), registry)
+    series = histogram.labels("m", "1")
+    series.observe(np.array([0.0, 0.1, 0.11, 0.5, 2.0]))
+    series.observe(np.array([], np.float64))
+    assert histogram.labels("m", "1") is series
+    buckets = [
+        registry.get_sample_value("softrisk_x_bucket", {"model": "m", "version": "1", "le": le})
+        for le in ("0.1", "0.5", "1.0", "+Inf")
+    ]
+    assert buckets == [2, 4, 4, 5]
+    assert registry.get_sample_value("softrisk_x_sum", {"model": "m", "version": "1"}) == pytest.approx(2.71)
+    with pytest.raises(ValueError, match="Duplicated"):
+        ArrayHistogram("softrisk_x", "Text.", (1,), registry)

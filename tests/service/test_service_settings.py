@@ -1,0 +1,57 @@
+"""Settings from the environment and from flags."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.testing
+from pydantic import ValidationError
+
+from softrisk_service import cli
+from softrisk_service.errors import ConfigurationError
+from softrisk_service.settings import Settings
+
+
+def test_the_environment_is_read_and_flags_override_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOFTRISK_PORT", "9001")
+    monkeypatch.setenv("SOFTRISK_REPOSITORY", "elsewhere")
+    assert (Settings().port, Settings().repository) == (9001, Path("elsewhere"))
+    assert Settings(port=9002).port == 9002
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"alpha_review": 0},
+        {"alpha_review": 1.0},
+        {"alpha_review": 0.01, "alpha_reject": 0.02},
+        {"queue_size": 10, "max_instances": 11},
+        {"max_batch_size": 0},
+        {"deadline_seconds": 0},
+        {"deadline_seconds": float("inf")},
+        {"log_level": "loud"},
+        {"prot": 1},
+    ],
+)
+def test_settings_that_cannot_work_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Settings(**wrong)
+
+
+def test_every_setting_is_explained_and_has_a_flag() -> None:
+    shown = typer.testing.CliRunner().invoke(cli.app, ["--help"], env={"COLUMNS": "300"})
+    for name, field in Settings.model_fields.items():
+        assert field.description, name
+        assert name == "repository" or f"--{name.replace('_', '-')}" in shown.output
+
+
+def test_a_wrong_flag_or_folder_is_told_in_a_sentence(tmp_path: Path) -> None:
+    for arguments, message in (
+        ([str(tmp_path / "none")], "no model repository"),
+        ([str(tmp_path)], "holds no model"),
+        ([str(tmp_path), "--alpha-review", "2"], "alpha_review"),
+        ([str(tmp_path), "--alpha-review", "0.1", "--alpha-reject", "0.2"], "must not exceed"),
+    ):
+        result = typer.testing.CliRunner().invoke(cli.app, arguments)
+        assert isinstance(result.exception, ConfigurationError)
+        assert message in str(result.exception)
