@@ -12,6 +12,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 from PIL import Image
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -87,9 +88,9 @@ def _p_values(predictions: tuple[Prediction, ...]) -> NDArray[np.float64]:
 def _table(
     rows: NDArray[np.intp], labels: NDArray[np.int64], before: tuple[Prediction, ...], after: tuple[Prediction, ...]
 ) -> Table:
-    table = Table(title=f"The same digits, clean and under PGD (ε = {EPSILON})", title_justify="left")
-    for name in ("digit", "", "answer", "confidence", "top-2 gap", "logit gap", "dispersion", "p-value", "decision"):
-        table.add_column(name, justify="right" if name not in ("", "decision") else "left")
+    table = Table(title=f"The same digits, clean and under PGD (ε = {EPSILON})", title_justify="left", box=SIMPLE_HEAD)
+    for name in ("digit", "", "answer", "confidence", "logit gap", "dispersion", "p-value", "decision"):
+        table.add_column(name, justify="left" if name in ("", "decision") else "right", no_wrap=True)
     for row in rows:
         for kind, prediction in (("clean", before[row]), ("attacked", after[row])):
             diagnostics, risk = prediction.diagnostics, prediction.risk
@@ -100,7 +101,6 @@ def _table(
                 kind,
                 prediction.class_name,
                 f"{prediction.confidence:.3f}",
-                f"{diagnostics.top2_gap:.3f}",
                 f"{diagnostics.logit_gap:.2f}",
                 f"{diagnostics.dispersion:.3f}",
                 f"{risk.p_value:.4f}",

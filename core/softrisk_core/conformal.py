@@ -68,7 +68,7 @@ def check_alpha(alpha: float, n: int) -> None:
     if marginal_rank(alpha, n) < 1:
         raise CalibrationError(
             f"alpha = {alpha} can never flag with {n} calibration scores: it needs at least "
-            f"{calibration_size_for(alpha)}, and {n} allow alpha ≥ {smallest_alpha(n):.3g}"
+            f"{_shown_size(alpha, 'marginal')}, and {n} allow alpha ≥ {smallest_alpha(n):.3g}"
         )
 
 
@@ -82,6 +82,11 @@ def calibration_size_for(alpha: float, guarantee: Guarantee = "marginal") -> int
     if guarantee == "marginal":
         return math.ceil(1 / alpha - 1 - _ROUNDING)
     return math.ceil(math.log(1 - CONFIDENCE) / math.log1p(-alpha))
+
+
+def _shown_size(alpha: float, guarantee: Guarantee) -> str:
+    # The reciprocal of the smallest floats is infinite, and nobody has that many rows.
+    return str(calibration_size_for(alpha, guarantee)) if alpha > 1e-9 else "a billion"
 
 
 def marginal_rank(alpha: float, n: int) -> int:
@@ -121,6 +126,6 @@ def rank_limit(alpha: float, n: int, guarantee: Guarantee = "marginal") -> int:
     if limit < 1:
         raise CalibrationError(
             f"alpha = {alpha} with {CONFIDENCE:.0%} confidence can never flag with {n} calibration scores: it needs "
-            f"at least {calibration_size_for(alpha, 'confident')}"
+            f"at least {_shown_size(alpha, 'confident')}"
         )
     return limit

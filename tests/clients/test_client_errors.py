@@ -51,14 +51,14 @@ def asked(service: FakeService, attempts: int = 1, total_timeout: float = 45.0) 
 def test_a_problem_document_becomes_a_typed_error(
     service: FakeService, status: int, kind: type[sc.ProblemError]
 ) -> None:
-    service.script.append(problem(status, instance="urn:uuid:1"))
+    service.script.append(problem(status, request_id="1e694f8fc461c260"))
     with pytest.raises(sc.ProblemError) as caught:
         asked(service)
     error = caught.value
     assert type(error) is kind
     assert error.status == error.problem.status == status
     assert (error.problem.detail, error.problem.error) == ("why", "why")
-    assert str(error) == f"{status} Refused: why (urn:uuid:1)"
+    assert str(error) == f"{status} Refused: why (request 1e694f8fc461c260)"
 
 
 def test_a_problem_with_the_v2_member_only_still_says_why(service: FakeService) -> None:

@@ -50,6 +50,11 @@ def test_a_level_stops_exactly_the_ranks_of_the_integer_rule(n: int, rank: int, 
     assert stopped == (rank <= percent * (n + 1) // 100)
 
 
+@pytest.mark.parametrize(("rank", "n", "alpha"), [(10, 99, 1 - 0.9), (1, 99, 0.01 - 1e-13), (7, 99, 0.07)])
+def test_rounding_does_not_let_a_flagged_rank_pass(rank: int, n: int, alpha: float) -> None:
+    assert gate(judged(Decision.ACCEPT, rank, n), alpha_review=alpha) is Decision.REVIEW
+
+
 def test_undisclosed_risk_is_never_accepted() -> None:
     with pytest.raises(UndecidedError, match="does not disclose its decision"):
         gate(Prediction(label=0, class_name="0"))
@@ -73,6 +78,8 @@ def test_a_level_that_can_never_stop_anything_is_refused() -> None:
     assert gate(judged(Decision.ACCEPT, 5), alpha_review=0.001) is Decision.ACCEPT
     with pytest.raises(InvalidArgumentError, match="holds 999 inputs, which resolve 1/1000; at least 1999 are needed"):
         gate(judged(Decision.ACCEPT, 5), alpha_review=0.0005)
+    with pytest.raises(InvalidArgumentError, match="can never stop anything"):
+        gate(judged(Decision.ACCEPT, 5), alpha_review=5e-324)
 
 
 def test_levels_the_wrong_way_round_are_refused() -> None:

@@ -102,6 +102,13 @@ def test_an_alpha_that_could_never_flag_is_refused_with_the_size_it_needs() -> N
         rank_limit(0.01, 200, "confident")
 
 
+@pytest.mark.parametrize("alpha", [1e-12, 1e-310, 5e-324])
+@pytest.mark.parametrize("guarantee", ["marginal", "confident"])
+def test_the_smallest_alphas_are_refused_like_others(alpha: float, guarantee: Guarantee) -> None:
+    with pytest.raises(CalibrationError, match="at least a billion"):
+        rank_limit(alpha, 1000, guarantee)
+
+
 @pytest.mark.parametrize("guarantee", ["marginal", "confident"])
 def test_realised_false_alarm_rates_keep_the_promise(guarantee: Guarantee) -> None:
     """1,000 calibration sets of continuous scores, where the realised rate is known exactly."""

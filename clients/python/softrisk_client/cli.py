@@ -15,7 +15,7 @@ from softrisk_client.client import Client
 from softrisk_client.errors import InvalidArgumentError, InvalidInputError, SoftriskClientError
 from softrisk_client.types import Decision, PredictResponse
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 _COLOUR = {Decision.ACCEPT: "green", Decision.REVIEW: "yellow", Decision.REJECT: "bold red"}
 _FLAGGED = 3

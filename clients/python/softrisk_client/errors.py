@@ -13,7 +13,7 @@ SoftriskClientError
         ├── UnauthorizedError       401, 403: the key
         ├── NotFoundError           404: no such model or version
         ├── OverloadedError         429: queue full or rate limit; see `retry_after`
-        ├── ServerError             500: a fault of the service; `problem.instance` names it
+        ├── ServerError             500: a fault of the service; `problem.request_id` finds it in its log
         ├── NotReadyError           503: starting, or draining
         └── DeadlineExceededError   504: waited too long in the queue
 ```
@@ -33,7 +33,7 @@ class Problem(BaseModel):
     title: str
     detail: str = ""
     error: str = ""
-    instance: str | None = None
+    request_id: str | None = None
 
 
 class SoftriskClientError(Exception):
@@ -96,7 +96,7 @@ class ProblemError(ResponseError):
         self.retry_after = retry_after
 
     def __str__(self) -> str:
-        where = f" ({self.problem.instance})" if self.problem.instance else ""
+        where = f" (request {self.problem.request_id})" if self.problem.request_id else ""
         return f"{self.status} {self.problem.title}: {self.problem.detail or self.problem.error}{where}"
 
 

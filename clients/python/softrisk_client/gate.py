@@ -1,6 +1,6 @@
 """Turn a prediction into what a pipeline does with its input."""
 
-from math import ceil
+from math import floor
 
 from softrisk_client.errors import InvalidArgumentError, UndecidedError
 from softrisk_client.types import Decision, Prediction, Risk
@@ -48,9 +48,14 @@ def _at_most(risk: Risk, alpha: float) -> bool:
         raise UndecidedError(
             "the service does not disclose p-values to this caller; gate on its decision, without levels of your own"
         )
-    if risk.rank is not None and alpha * (steps := round(risk.rank / risk.p_value)) < 1 - 1e-9:
+    if risk.rank is None:
+        return risk.p_value <= alpha
+    steps = round(risk.rank / risk.p_value)
+    # The service's own rule: integers, with an allowance for products such as 0.07 · 100.
+    largest = floor(alpha * steps + 1e-9)
+    if largest < 1:
         raise InvalidArgumentError(
             f"alpha = {alpha} can never stop anything: the calibration holds {steps - 1} inputs, "
-            f"which resolve 1/{steps}; at least {ceil(1 / alpha) - 1} are needed"
+            f"which resolve 1/{steps}; at least {1 / alpha - 1:.0f} are needed"
         )
-    return risk.p_value <= alpha
+    return risk.rank <= largest
