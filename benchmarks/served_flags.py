@@ -4,7 +4,8 @@
 
 DATA is what `softrisk train` takes; its published test rows are sent in blocks. The graph is run by onnxruntime alone,
 without any code of ours. Also measured: the false-alarm rate as a whole and by halves, PNG against JSON, seconds until
-ready, resident memory, and whether the process ever loaded torch.
+ready, resident memory, and whether the process ever loaded torch. Ends with status 1 if anything disagrees or a limit
+below is exceeded.
 """
 
 import json
@@ -29,14 +30,23 @@ import typer
 from numpy.typing import NDArray
 from PIL import Image
 from rich.progress import track
-from scipy import stats
 
 from softrisk_client import Client, Prediction, Tensor
+from softrisk_core.bundle import load_bundle
+from softrisk_core.conformal import marginal_rank
+from softrisk_core.manifest import CalibrationFacts
 from softrisk_core.repository import Repository
+from softrisk_evaluation.statistics import clopper_pearson, false_alarm_bounds
 from softrisk_training.data import load_data
 
 BLOCK = 100
 IMAGES = 500
+DIFFERENCE = 1e-5
+"""Allowed between the answers to an image as PNG and as JSON."""
+SECONDS = 3.0
+"""Allowed until the service is ready."""
+RESIDENT_MIB = 300
+"""Allowed resident memory of the process."""
 
 
 def main(
@@ -49,7 +59,9 @@ def main(
     images = load_data(data)
     assert images.test_rows is not None, f"{data} has no published test rows"
     inputs = images.inputs(images.test_rows)
-    graph = _graph_alone(Repository(repository).path(model) / "model.onnx", inputs)
+    bundle = load_bundle(Repository(repository).path(model))
+    calibration = bundle.manifest.calibration
+    graph = _graph_alone(bundle.model_path, inputs)
 
     with _service(repository) as (url, seconds, process), Client(url, model=model) as client:
         resident_at_start = _resident_mib(process.pid)
@@ -75,26 +87,26 @@ def main(
         "v1": np.array([_risk(p)["flagged"] for p in v1]),
         "v2": np.array(v2["flagged"]),
     }
-    alpha, n = float(_risk(v1[0])["alpha"]), round(_risk(v1[0])["rank"] / _risk(v1[0])["p_value"]) - 1
+    ranks = {"v1": np.array([_risk(p)["rank"] for p in v1]), "v2": np.array(v2["rank"])}
     half = len(inputs) // 2
-    result = {
+    result: dict[str, Any] = {
         "command": f"python benchmarks/served_flags.py {repository.name} {model} {Path(data).name}",
         "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
         "test_images": len(inputs),
-        "alpha": alpha,
-        "calibration_rows": n,
+        "alpha": calibration.alpha,
+        "calibration_rows": calibration.n,
         "flags": {
             **{name: int(found.sum()) for name, found in flags.items()},
             "metrics_after_v1": flags_counted_after_v1,
             "metrics_after_v2": flags_counted_after_v2,
         },
-        "images_on_which_flags_differ": int(((flags["v1"] != flags["graph"]) | (flags["v2"] != flags["graph"])).sum()),
-        "images_on_which_ranks_differ": int((np.array(v2["rank"]) != graph["rank"]).sum()),
+        "images_on_which_flags_differ": _differ(flags["v1"], flags["v2"], graph["flagged"]),
+        "images_on_which_ranks_differ": _differ(ranks["v1"], ranks["v2"], graph["rank"]),
         "false_alarms": {
-            "all": _false_alarms(flags["v1"], alpha, n),
-            "first half": _false_alarms(flags["v1"][:half], alpha, n),
-            "second half": _false_alarms(flags["v1"][half:], alpha, n),
+            "all": _false_alarms(flags["v1"], calibration),
+            "first half": _false_alarms(flags["v1"][:half], calibration),
+            "second half": _false_alarms(flags["v1"][half:], calibration),
         },
         "png_against_json": difference,
         "seconds_until_ready": round(seconds, 2),
@@ -104,8 +116,21 @@ def main(
     out.mkdir(parents=True, exist_ok=True)
     (out / "served_flags.json").write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
-    counted = flags_counted_after_v1 == result["flags"]["v1"] and flags_counted_after_v2 == 2 * flags_counted_after_v1
-    sys.exit(not (counted and result["images_on_which_flags_differ"] == 0 and not loaded_torch))
+    flagged = int(flags["graph"].sum())
+    problems = {
+        "flags differ": result["images_on_which_flags_differ"] > 0,
+        "ranks differ": result["images_on_which_ranks_differ"] > 0,
+        "the metrics count other flags": (flags_counted_after_v1, flags_counted_after_v2) != (flagged, 2 * flagged),
+        f"PNG and JSON differ by more than {DIFFERENCE:g}": difference["largest_difference"] > DIFFERENCE,
+        f"not ready within {SECONDS:g} s": seconds > SECONDS,
+        f"more than {RESIDENT_MIB} MiB resident": max(resident_at_start, resident) > RESIDENT_MIB,
+        "torch was loaded": loaded_torch,
+    }
+    sys.exit("; ".join(problem for problem, found in problems.items() if found) or 0)
+
+
+def _differ(first: NDArray[Any], second: NDArray[Any], expected: NDArray[Any]) -> int:
+    return int(((first != expected) | (second != expected)).sum())
 
 
 def _graph_alone(path: Path, inputs: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
@@ -173,18 +198,17 @@ def _numbers(value: Any) -> NDArray[np.float64]:
     return np.array([float(value)]) if isinstance(value, int | float) else np.empty(0)
 
 
-def _false_alarms(flags: NDArray[np.bool_], alpha: float, n: int) -> dict[str, Any]:
+def _false_alarms(flags: NDArray[np.bool_], calibration: CalibrationFacts) -> dict[str, Any]:
     """Realised rate, its exact interval, and what the Beta-binomial law allows for exchangeable images."""
     count, trials = int(flags.sum()), len(flags)
-    limit = int(alpha * (n + 1) + 1e-9)
-    interval = stats.binomtest(count, trials).proportion_ci(0.95, method="exact")
-    law = stats.betabinom(trials, limit, n + 1 - limit).interval(0.95)
+    interval = clopper_pearson(count, trials)
+    law = false_alarm_bounds(marginal_rank(calibration.alpha, calibration.n), calibration.n, trials)
     return {
         "flagged": count,
         "images": trials,
         "rate": round(count / trials, 5),
-        "interval_95": [round(float(interval.low), 5), round(float(interval.high), 5)],
-        "law_95": [round(float(bound) / trials, 5) for bound in law],
+        "interval_95": [round(bound, 5) for bound in interval],
+        "law_95": [round(bound, 5) for bound in law],
     }
 
 

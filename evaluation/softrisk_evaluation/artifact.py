@@ -2,16 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from softrisk_core.bundle import Bundle
 from softrisk_core.diagnostics import DIAGNOSTICS
-
-BATCH: Final = 256
+from softrisk_export.runtime import Runner
 
 
 @dataclass(frozen=True)
@@ -45,38 +42,30 @@ class Artifact:
 
     Args:
         bundle: A bundle with one input.
+
+    Raises:
+        ExportError: If onnxruntime does not load it.
     """
 
     def __init__(self, bundle: Bundle) -> None:
-        self._session = onnxruntime.InferenceSession(str(bundle.model_path), providers=["CPUExecutionProvider"])
-        self._input = bundle.manifest.inputs[0].name
+        self._run = Runner(bundle.model_path.read_bytes())
 
     def logits(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits, shape (N, C), of inputs (N, …)."""
-        logits: NDArray[np.float32] = self._run(["logits"], inputs, lambda _: None)["logits"]
+        logits: NDArray[np.float32] = self._run.over(inputs, ["logits"])["logits"]
         return logits
 
-    def answer(self, inputs: NDArray[np.float32], advance: Callable[[int], None]) -> Answers:
+    def answer(self, inputs: NDArray[np.float32], advance: Callable[[int], None] = lambda rows: None) -> Answers:
         """Everything a report needs.
 
         Args:
             inputs: Shape (N, …), in the model's domain.
-            advance: Called with the number of inputs done after each batch.
+            advance: Called after each batch with the number of its inputs.
         """
-        outputs = self._run(["label", "rank", "nonconformity", *DIAGNOSTICS], inputs, advance)
+        outputs = self._run.over(inputs, ["label", "rank", "nonconformity", *DIAGNOSTICS], advance=advance)
         return Answers(
             label=outputs["label"],
             rank=outputs["rank"],
             nonconformity=outputs["nonconformity"],
             diagnostics={name: outputs[name] for name in DIAGNOSTICS},
         )
-
-    def _run(
-        self, names: list[str], inputs: NDArray[np.float32], advance: Callable[[int], None]
-    ) -> dict[str, NDArray[Any]]:
-        batches = []
-        for start in range(0, len(inputs), BATCH):
-            batch = inputs[start : start + BATCH]
-            batches.append(self._session.run(names, {self._input: batch}))
-            advance(len(batch))
-        return {name: np.concatenate(parts) for name, parts in zip(names, zip(*batches, strict=True), strict=True)}

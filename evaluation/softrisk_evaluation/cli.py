@@ -13,7 +13,7 @@ from softrisk_core.repository import resolve
 from softrisk_evaluation.evaluate import evaluate
 from softrisk_evaluation.publish import check_destination, publish
 from softrisk_evaluation.report import Settings
-from softrisk_evaluation.tables import sections, to_rich
+from softrisk_evaluation.tables import on_attacks, sections, to_rich
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -24,9 +24,18 @@ def evaluate_command(
     bundle: Annotated[
         Path, typer.Argument(help="<repository>/<model>/<version>, or <repository>/<model>: the highest.")
     ],
-    checkpoint: Annotated[Path, typer.Option(help="The checkpoint behind the bundle: attacks use its gradients.")],
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            help="The checkpoint behind the bundle: attacks use its gradients. Without it nothing is attacked."
+        ),
+    ] = None,
     data: Annotated[
-        str | None, typer.Option(help="Test data, as softrisk train accepts them. Default: the checkpoint's test rows.")
+        str | None,
+        typer.Option(
+            help="Test data, as softrisk train accepts them; needed without --checkpoint. Default: the checkpoint's "
+            "test rows."
+        ),
     ] = None,
     epsilon: Annotated[
         list[float], typer.Option(help="ℓ∞ radius of the attacks on pixels in [0, 1]; may be repeated.")
@@ -44,7 +53,10 @@ def evaluate_command(
         Path | None, typer.Option(help="Folder of the report. Default: report/ in the bundle's folder.")
     ] = None,
 ) -> None:
-    """Attack a bundle's classifier and write a report: accuracy, detection, false alarms, red flags."""
+    """Attack a bundle's classifier and write a report: accuracy, detection, false alarms, red flags.
+
+    Without a checkpoint, as for a bundle from an ONNX file: clean accuracy and false alarms only.
+    """
     loaded = load_bundle(resolve(bundle))
     folder = out or loaded.folder / REPORT
     check_destination(folder)
@@ -72,6 +84,7 @@ def evaluate_command(
         console.print(f"{report.data.dropped} test rows left out: the model or its calibration has seen their content")
     for section in sections(report):
         console.print(to_rich(section), "")
+    console.print(on_attacks(report), "", soft_wrap=True, highlight=False)
     publish(evaluation, folder)
     console.print(f"report: {folder}", soft_wrap=True, highlight=False)
 

@@ -17,10 +17,12 @@ def draw_figures(evaluation: Evaluation, folder: Path) -> list[tuple[str, str]]:
     Returns:
         File name and caption of each.
     """
-    figures = [
-        ("roc.png", "ROC of the risk score: successful attacks against all clean test images", _roc(evaluation)),
-        ("p-values.png", "p-values of clean test images and of successful attacks", _p_values(evaluation)),
-    ]
+    figures = []
+    if evaluation.attacked:
+        caption = "ROC of the risk score: successful attacks against all clean test images"
+        figures.append(("roc.png", caption, _roc(evaluation)))
+    caption = "p-values of clean test images" + (" and of successful attacks" if evaluation.attacked else "")
+    figures.append(("p-values.png", caption, _p_values(evaluation)))
     if evaluation.splits:
         caption = "False-alarm rates on random splits and the Beta-binomial law"
         figures.append(("false-alarm-law.png", caption, _law(evaluation.splits)))

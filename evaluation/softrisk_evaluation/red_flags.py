@@ -39,12 +39,12 @@ def zero_gradients(model: nn.Module, inputs: NDArray[np.float32], labels: NDArra
     return Proportion.of(zeros, len(inputs))
 
 
-def red_flags(attacks: Sequence[AttackResult], zeros: Proportion) -> tuple[RedFlag, ...]:
+def red_flags(attacks: Sequence[AttackResult], zeros: Proportion | None) -> tuple[RedFlag, ...]:
     """All signs found in the results of an evaluation.
 
     Args:
         attacks: All on the same rows.
-        zeros: From `zero_gradients`.
+        zeros: From `zero_gradients`; None if nothing was attacked.
     """
     return (
         *_single_step_stronger(attacks),
@@ -70,8 +70,8 @@ def _single_step_stronger(attacks: Sequence[AttackResult]) -> list[RedFlag]:
     ]
 
 
-def _zero_gradients(zeros: Proportion) -> list[RedFlag]:
-    if not zeros.successes:
+def _zero_gradients(zeros: Proportion | None) -> list[RedFlag]:
+    if zeros is None or not zeros.successes:
         return []
     return [
         RedFlag(

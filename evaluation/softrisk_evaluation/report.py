@@ -6,6 +6,8 @@ whenever a field is added, removed or changes its meaning.
 
 from typing import Annotated, Final, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from softrisk_core.conformal import Guarantee
@@ -42,6 +44,11 @@ class Proportion(_Part):
             interval=clopper_pearson(successes, trials),
         )
 
+    @classmethod
+    def where(cls, true: NDArray[np.bool_]) -> "Proportion":
+        """The share that is true, shape (trials,), trials ≥ 1."""
+        return cls.of(int(true.sum()), true.size)
+
 
 class Subject(_Part):
     """What was evaluated."""
@@ -50,12 +57,12 @@ class Subject(_Part):
     version: int
     model_sha256: Sha256
     """Of `model.onnx`."""
-    checkpoint_sha256: Sha256
-    """Of the checkpoint whose gradients the attacks use."""
+    checkpoint_sha256: Sha256 | None
+    """Of the checkpoint whose gradients the attacks use; None if there was none, and nothing was attacked."""
     nonconformity: str
     calibration_id: str
     calibration_rows: Count
-    logits_difference: float
+    logits_difference: float | None
     """Largest absolute difference between the logits of checkpoint and bundle on test inputs."""
 
 
@@ -67,6 +74,8 @@ class DataFacts(_Part):
     """How many are judged."""
     dropped: Count
     """Test rows left out because their content is among the training, selection or calibration rows."""
+    training_known: bool = True
+    """Whether the training rows are known; if not, there may be some among those that are judged."""
 
 
 class Settings(_Part):
@@ -78,7 +87,7 @@ class Settings(_Part):
     steps: int
     restarts: int
     limit: int | None
-    """How many test rows are attacked, drawn at random by the seed; None for all."""
+    """How many test rows are attacked, drawn at random by the seed; None for all. None are without a checkpoint."""
     seed: int
     resplits: int
 
@@ -183,8 +192,9 @@ class Report(_Part):
     data: DataFacts
     clean_accuracy: Proportion
     attacks: tuple[AttackResult, ...]
+    """Empty without a checkpoint, as are `worst_case` and `red_flags`."""
     worst_case: tuple[WorstCase, ...]
-    zero_gradients: Proportion
+    zero_gradients: Proportion | None
     """Attacked rows whose clean image has an input gradient of zero."""
     false_alarms: tuple[FalseAlarms, ...]
     resplits: tuple[Resplits, ...]

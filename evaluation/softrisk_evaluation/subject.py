@@ -1,9 +1,10 @@
-"""What is evaluated: a bundle, the checkpoint behind it, and test rows that neither has seen.
+"""What is evaluated: a bundle, the checkpoint behind it if there is one, and test rows that neither has seen.
 
 Everything here refuses or drops; no attack is run on things that do not belong together.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,9 +15,9 @@ from softrisk_core.bundle import Bundle
 from softrisk_core.manifest import Tolerance
 from softrisk_evaluation.artifact import Artifact
 from softrisk_evaluation.errors import EvaluationError
-from softrisk_training.checkpoint import Checkpoint
+from softrisk_training.checkpoint import Checkpoint, training_data
 from softrisk_training.data import ImageData, load_data
-from softrisk_training.data.images import class_names
+from softrisk_training.data.images import same_classes
 
 SAMPLE = 256
 """Test rows on which checkpoint and bundle are compared."""
@@ -32,6 +33,7 @@ class CleanData:
         inputs: Shape (m, C, H, W), float32 in [0, 1].
         labels: True classes, shape (m,).
         dropped: Rows left out because the model or the calibration has seen their content.
+        training_known: Whether it is known which rows the model has seen.
     """
 
     source: str
@@ -39,27 +41,32 @@ class CleanData:
     inputs: NDArray[np.float32]
     labels: NDArray[np.int64]
     dropped: int
+    training_known: bool
 
 
-def clean_data(bundle: Bundle, checkpoint: Checkpoint, location: str | None) -> CleanData:
+def clean_data(
+    bundle: Bundle, checkpoint: Checkpoint | None, checkpoint_path: Path | None, location: str | None
+) -> CleanData:
     """Test rows that neither training, selection nor calibration has seen.
 
     Args:
         bundle: Knows the digests of its training and calibration rows.
         checkpoint: Knows its data, its test rows and the digests of its training and selection rows.
+        checkpoint_path: Where it is, for messages.
         location: Other data for `load_data`, of which the published test rows are taken, or all rows if none are
             published; None for the checkpoint's own test rows.
 
     Raises:
-        EvaluationError: If the data do not fit the model, or no unseen row is left.
+        EvaluationError: If there are no data, they do not fit the model, or no unseen row is left.
         DataError: If the data cannot be read.
     """
-    data = load_data(location or checkpoint.data_location)
+    data, rows = _candidates(checkpoint, checkpoint_path, location)
     _check_fit(bundle, data)
-    rows = _candidates(data, None if location else checkpoint)
     calibration = bundle.calibration()
-    seen = np.concatenate([calibration.training_rows, calibration.calibration_rows, checkpoint.digests])
-    unseen = rows[~np.isin(data.digests(rows), seen)]
+    trained = calibration.training_rows
+    if checkpoint is not None:
+        trained = np.concatenate([trained, checkpoint.digests])
+    unseen = rows[~np.isin(data.digests(rows), np.concatenate([trained, calibration.calibration_rows]))]
     if len(unseen) == 0:
         raise EvaluationError(
             f"all {len(rows)} rows of {data.location} were used for training, selection or calibration; "
@@ -71,6 +78,7 @@ def clean_data(bundle: Bundle, checkpoint: Checkpoint, location: str | None) -> 
         inputs=data.inputs(unseen),
         labels=data.labels[unseen],
         dropped=len(rows) - len(unseen),
+        training_known=trained.size > 0,
     )
 
 
@@ -124,22 +132,23 @@ def _check_fit(bundle: Bundle, data: ImageData) -> None:
             f"the images of {data.location} have shape {data.input_shape}, the bundle expects {spec.instance_shape}"
         )
     classes = bundle.manifest.classes
-    # A source without names numbers its classes; then only their number can be checked.
-    unnamed = data.classes == class_names(data.labels) and len(data.classes) <= len(classes)
-    if data.classes != classes and not unnamed:
+    if not same_classes(data.classes, classes):
         raise EvaluationError(
             f"the classes of {data.location} ({', '.join(data.classes)}) are not those of the bundle "
             f"({', '.join(classes)})"
         )
 
 
-def _candidates(data: ImageData, checkpoint: Checkpoint | None) -> NDArray[np.int64]:
-    if checkpoint is None:
-        return np.arange(len(data.labels)) if data.test_rows is None else data.test_rows
-    rows = checkpoint.splits.test
-    if rows.max() >= len(data.labels):
+def _candidates(
+    checkpoint: Checkpoint | None, checkpoint_path: Path | None, location: str | None
+) -> tuple[ImageData, NDArray[np.int64]]:
+    """Data, and which of its rows are for testing."""
+    if location is not None:
+        data = load_data(location)
+        return data, np.arange(len(data.labels)) if data.test_rows is None else data.test_rows
+    if checkpoint is None or checkpoint_path is None:
         raise EvaluationError(
-            f"{data.location} has {len(data.labels)} rows, but the checkpoint's test rows go up to {rows.max()}: the "
-            "data have changed since the training; give the test data with --data"
+            "without a checkpoint there are no test rows: name labelled test data with --data, or the checkpoint that "
+            "the bundle was exported from with --checkpoint"
         )
-    return rows
+    return training_data(checkpoint, checkpoint_path, "test data with --data"), checkpoint.splits.test

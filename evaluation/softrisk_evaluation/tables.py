@@ -35,9 +35,23 @@ def sections(report: Report) -> list[Section]:
     tables = [_accuracy(report), _false_alarms(report)]
     if report.resplits:
         tables.append(_resplits(report))
-    tables += [_detection(attack, report.data.rows) for attack in report.attacks]
-    tables.append(_red_flags(report))
+    if report.attacks:
+        tables += [_detection(attack, report.data.rows) for attack in report.attacks]
+        tables.append(_red_flags(report))
     return tables
+
+
+def on_attacks(report: Report) -> str:
+    """Whose gradients the attacks used, or that there were none: no table says what was not measured."""
+    if report.subject.logits_difference is None:
+        return (
+            "Nothing about attacks was measured: they need gradients, a bundle brings none, and no checkpoint was "
+            "given. How much of an attack the flag would catch is not known."
+        )
+    return (
+        "Attacks use the gradients of the checkpoint; every label, score, rank and flag is the bundle's, run by "
+        f"onnxruntime (logits within {report.subject.logits_difference:.1e} of the checkpoint's)."
+    )
 
 
 def to_rich(section: Section) -> Table:
@@ -74,14 +88,17 @@ def to_markdown(report: Report, figures: Sequence[tuple[str, str]]) -> str:
         "",
         f"- Bundle: `model.onnx` {subject.model_sha256[:16]}…, score {subject.nonconformity} (large is strange), "
         f"calibration {subject.calibration_id} with n = {subject.calibration_rows}.",
-        f"- Data: {report.data.rows} test rows of {report.data.source}, none of them used for training, selection or "
-        f"calibration{_dropped(report)}.",
-        "- Attacks use the gradients of the checkpoint; every label, score, rank and flag is the bundle's, run by "
-        f"onnxruntime (logits within {subject.logits_difference:.1e} of the checkpoint's).",
-        "- The false-alarm rate is guaranteed on clean traffic like the calibration data. Detection rates are "
-        "measured, under these attacks, none of which knows the score; they promise nothing against one that does.",
+        f"- Data: {report.data.rows} test rows of {report.data.source}, {_unseen(report)}.",
+        f"- {on_attacks(report)}",
+        "- The false-alarm rate is guaranteed on clean traffic like the calibration data."
+        + (
+            " Detection rates are measured, under these attacks, none of which knows the score; they promise nothing "
+            "against one that does."
+            if report.attacks
+            else ""
+        ),
     ]
-    for section in (*sections(report), _directions()):
+    for section in (*sections(report), *([_directions()] if report.attacks else [])):
         lines += ["", f"## {section.title}", "", _row(section.columns)]
         others = "---" if section.prose else "--:"
         lines += [_row(["---", *(others for _ in section.columns[1:])])]
@@ -101,12 +118,18 @@ def _accuracy(report: Report) -> Section:
     rows += [(attack.label, *_proportion(attack.robust), str(attack.successful)) for attack in report.attacks]
     if len(report.attacks) > 1:
         rows += [(f"worst case ε={worst.epsilon:.4g}", *_proportion(worst.robust), "") for worst in report.worst_case]
+    columns = ("input", "right", "rate", "95 % interval", "successful")
+    shown = len(columns) if report.attacks else len(columns) - 1
     return Section(
         title="Accuracy",
-        columns=("input", "right", "rate", "95 % interval", "successful"),
-        rows=tuple(rows),
-        note="Under attack: right on the clean and on the attacked image. Worst case: under every attack of this ε. "
-        "Intervals: Clopper–Pearson.",
+        columns=columns[:shown],
+        rows=tuple(row[:shown] for row in rows),
+        note=(
+            "Under attack: right on the clean and on the attacked image. Worst case: under every attack of this ε. "
+            if report.attacks
+            else ""
+        )
+        + "Intervals: Clopper–Pearson.",
     )
 
 
@@ -202,8 +225,11 @@ def _bounds(bounds: Bounds) -> str:
     return f"{bounds.low:.2%}–{bounds.high:.2%}"
 
 
-def _dropped(report: Report) -> str:
-    return f" ({report.data.dropped} others were, and are left out)" if report.data.dropped else ""
+def _unseen(report: Report) -> str:
+    used = "training, selection or calibration" if report.data.training_known else "calibration"
+    dropped = f" ({report.data.dropped} others were, and are left out)" if report.data.dropped else ""
+    unknown = "" if report.data.training_known else "; which rows the model was trained on is not known"
+    return f"none of them used for {used}{dropped}{unknown}"
 
 
 def _row(cells: Sequence[str]) -> str:

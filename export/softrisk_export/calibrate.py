@@ -16,7 +16,8 @@ from softrisk_export.runtime import Outputs
 LEVELS: Final = (0.001, 0.005, 0.01, 0.05, 0.1)
 """False-alarm rates that are always listed in the manifest, where the calibration serves them."""
 
-HISTOGRAM_BINS: Final = 64
+HISTOGRAM_LEVELS: Final = (0.0, 0.001, 0.005, *(percent / 100 for percent in range(1, 100)), 0.995, 0.999, 1.0)
+"""The quantiles that are edges of the reference histograms; closer in the tails, where diagnostics spread out."""
 
 
 def calibration_arrays(
@@ -97,5 +98,14 @@ def parse_nonconformity(text: str) -> Nonconformity:
 
 
 def _histogram(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    counts, edges = np.histogram(values, bins=HISTOGRAM_BINS)
+    """Edges and counts of bins that hold about 1 % of the values each, and less in the tails.
+
+    Diagnostics are skewed beyond what bins of equal width can show: where a classifier is sure of most inputs, a
+    single bin would hold nearly all of its top-2 gaps. So the edges are quantiles, of which equal ones count once; the
+    first is the least and the last the greatest value. Of a constant both are that value.
+    """
+    edges = np.unique(np.quantile(values, HISTOGRAM_LEVELS))
+    if edges.size == 1:
+        return edges.repeat(2), np.array([values.size])
+    counts, edges = np.histogram(values, bins=edges)
     return edges, counts.astype(np.int64)

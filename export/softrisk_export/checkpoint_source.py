@@ -14,10 +14,9 @@ from torch import nn
 
 from softrisk_core.manifest import ImageInput, InputSpec, ModelFacts
 from softrisk_export.graph import with_diagnostics
-from softrisk_export.source import CleanRows, Source, same_location
-from softrisk_training.checkpoint import Checkpoint, build_model, load_checkpoint
-from softrisk_training.data import load_data
-from softrisk_training.errors import DataError
+from softrisk_export.source import CleanRows, Source
+from softrisk_training.checkpoint import Checkpoint, build_model, load_checkpoint, training_data
+from softrisk_training.data import absolute_location, load_images
 
 OPSET: Final = 18
 """The one that torch's exporter writes without a conversion; any runtime since 2023 reads it."""
@@ -68,7 +67,7 @@ def checkpoint_source(path: Path, calibration: str | None) -> tuple[Source, Clea
         seen_rows=checkpoint.digests,
         tools={"torch": str(torch.__version__), "onnxscript": version("onnxscript")},
     )
-    return source, _clean_rows(checkpoint, calibration)
+    return source, _clean_rows(checkpoint, path, calibration)
 
 
 def export_logits(model: nn.Module, input_shape: tuple[int, ...]) -> onnx.ModelProto:
@@ -101,14 +100,9 @@ def export_logits(model: nn.Module, input_shape: tuple[int, ...]) -> onnx.ModelP
     return graph
 
 
-def _clean_rows(checkpoint: Checkpoint, calibration: str | None) -> CleanRows:
-    if calibration is not None and not same_location(calibration, checkpoint.data_location):
-        return CleanRows.of(load_data(calibration))
-    data = load_data(checkpoint.data_location)
-    rows = checkpoint.splits.calibration
-    if rows.max() >= len(data.labels):
-        raise DataError(
-            f"{data.location} has {len(data.labels)} rows now, but the checkpoint was trained when there were more; "
-            "bring the old data back, or give other clean data with --calibration"
-        )
-    return CleanRows.of(data, rows, part="calibration rows")
+def _clean_rows(checkpoint: Checkpoint, path: Path, calibration: str | None) -> CleanRows:
+    own = absolute_location(checkpoint.data_location)
+    if calibration is not None and absolute_location(calibration) != own:
+        return CleanRows.of(load_images(calibration))
+    data = training_data(checkpoint, path, "other clean data with --calibration")
+    return CleanRows.of(data, checkpoint.splits.calibration, part="calibration rows")

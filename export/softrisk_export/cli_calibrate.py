@@ -9,24 +9,29 @@ import typer
 from numpy.typing import NDArray
 
 from softrisk_core.bundle import Bundle, load_bundle
-from softrisk_core.repository import Repository
+from softrisk_core.repository import Repository, resolve
 from softrisk_export.calibrate import parse_nonconformity
 from softrisk_export.graph import without_risk
 from softrisk_export.runtime import Runner
 from softrisk_export.seal import seal
 from softrisk_export.source import CleanRows, Source
 from softrisk_export.summary import print_summary
-from softrisk_training.data import load_data
+from softrisk_training.data import load_images
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()
 def calibrate_command(
-    bundle: Annotated[Path, typer.Argument(help="The version to start from: REPOSITORY/MODEL/VERSION.")],
+    bundle: Annotated[
+        Path, typer.Argument(help="<repository>/<model>/<version>, or <repository>/<model>: the highest.")
+    ],
     data: Annotated[
         str,
-        typer.Option(help="Your own clean data, which the model has not seen: what softrisk train takes as data."),
+        typer.Option(
+            help="Your own clean data, which the model has not seen: what softrisk train takes as data, or the same "
+            "without labels, such as a folder of PNG or JPEG files."
+        ),
     ],
     alpha: Annotated[
         float | None, typer.Option(help="Default false-alarm rate of the flag. Default: that of BUNDLE.")
@@ -36,14 +41,14 @@ def calibrate_command(
     ] = None,
 ) -> None:
     """Make the next version of a bundle, calibrated on your own clean data, without training."""
-    old = load_bundle(bundle)
+    old = load_bundle(resolve(bundle))
     nonconformity = old.manifest.nonconformity if score is None else parse_nonconformity(score)
     home = old.folder.resolve().parent
     sealed = seal(
         Repository(home.parent),
         home.name,
         bundle_source(old),
-        CleanRows.of(load_data(data)),
+        CleanRows.of(load_images(data)),
         nonconformity,
         old.manifest.calibration.alpha if alpha is None else alpha,
     )

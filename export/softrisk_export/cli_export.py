@@ -13,7 +13,7 @@ from softrisk_export.foreign import Reading, foreign_source
 from softrisk_export.seal import seal
 from softrisk_export.source import CleanRows, Source
 from softrisk_export.summary import print_summary
-from softrisk_training.data import load_data
+from softrisk_training.data import load_images
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -24,8 +24,9 @@ def export_command(
     calibration: Annotated[
         str | None,
         typer.Option(
-            help="Clean data that the model has not seen: digits, or a folder or .npz file as softrisk train takes it. "
-            "Default: the calibration rows of the checkpoint's own data; an ONNX file needs it."
+            help="Clean data that the model has not seen: what softrisk train takes as data, or the same without "
+            "labels, such as a folder of PNG or JPEG files. An ONNX file needs it. Default: the calibration rows of "
+            "the checkpoint's own data."
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="The model repository.")] = Path("models"),
@@ -58,8 +59,7 @@ def export_command(
     if source.suffix.lower() == ".onnx":
         if calibration is None:
             raise ExportError(f"{source} brings no data of its own: name held-out clean data with --calibration")
-        data = load_data(calibration)
-        rows = CleanRows.of(data)
+        rows = CleanRows.of(load_images(calibration))
         reading = Reading(
             logits=logits,
             mean=_numbers("--mean", mean),
@@ -67,7 +67,7 @@ def export_command(
             value_range=_numbers("--range", value_range),
             classes=_class_names(classes),
         )
-        classifier = foreign_source(source, rows.inputs, data.classes, reading)
+        classifier = foreign_source(source, rows.inputs, rows.classes, reading)
     else:
         classifier, rows = _from_checkpoint(source, calibration)
     sealed = seal(Repository(out), name, classifier, rows, nonconformity, alpha)

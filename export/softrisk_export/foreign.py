@@ -61,7 +61,7 @@ def foreign_source(path: Path, images: NDArray[np.float32], class_names: tuple[s
     Args:
         path: The file; opset ≥ 11, weights inside or in files beside it.
         images: Clean data, shape (N, C, H, W), float32 in [0, 1]: the bundle's input is like them.
-        class_names: Of the data, taken if they are as many as the classes of the model.
+        class_names: Of the data, taken if they are as many as the classes of the model; may be empty.
         reading: What else is known about the file.
 
     Raises:

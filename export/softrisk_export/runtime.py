@@ -1,14 +1,12 @@
-"""Running a graph with onnxruntime, on the CPU: what a calibration score is measured with."""
+"""Running a graph with onnxruntime, on the CPU: what scores are measured with."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 
 from softrisk_export.errors import ExportError
 
@@ -56,21 +54,30 @@ class Runner:
         except Exception as error:
             raise ExportError(f"the graph fails on a batch of shape {inputs.shape}: {_line(error)}") from error
 
-    def over(self, inputs: NDArray[np.float32], doing: str) -> Outputs:
-        """Run any number of rows in batches of `BATCH_SIZE`, with a progress bar.
+    def over(
+        self,
+        inputs: NDArray[np.float32],
+        outputs: Iterable[str] | None = None,
+        *,
+        advance: Callable[[int], None] = lambda rows: None,
+    ) -> Outputs:
+        """Run any number of rows in batches of `BATCH_SIZE`.
 
         Args:
             inputs: Shape (N, …), N ≥ 1.
-            doing: What the bar says.
+            outputs: Names of the wanted outputs; None for all.
+            advance: Called after each batch with the number of its rows.
 
         Raises:
             ExportError: If onnxruntime cannot run it.
         """
-        starts = range(0, len(inputs), BATCH_SIZE)
-        console = Console(stderr=True)
-        bar = track(starts, doing, console=console, transient=True, disable=not console.is_terminal)
-        batches = [self(inputs[start : start + BATCH_SIZE]) for start in bar]
-        return {name: np.concatenate([batch[name] for batch in batches]) for name in self.outputs}
+        names = self.outputs if outputs is None else tuple(outputs)
+        batches = []
+        for start in range(0, len(inputs), BATCH_SIZE):
+            batch = inputs[start : start + BATCH_SIZE]
+            batches.append(self(batch, names))
+            advance(len(batch))
+        return {name: np.concatenate([batch[name] for batch in batches]) for name in names}
 
 
 def _line(error: Exception) -> str:

@@ -8,7 +8,10 @@ from datetime import UTC, datetime
 import numpy as np
 import onnx
 import onnxruntime
+from numpy.typing import NDArray
 from onnx import helper
+from rich.console import Console
+from rich.progress import Progress
 
 from softrisk_core import __version__
 from softrisk_core.bundle import CALIBRATION, GOLDEN, GOLDEN_ROWS, MODEL, Bundle, write_golden
@@ -18,7 +21,7 @@ from softrisk_core.repository import Repository
 from softrisk_core.rows import digest_rows
 from softrisk_export.calibrate import calibration_arrays, calibration_facts
 from softrisk_export.graph import opset, with_risk
-from softrisk_export.runtime import Runner
+from softrisk_export.runtime import Outputs, Runner
 from softrisk_export.source import CleanRows, Source, check_shape
 from softrisk_export.verify import check_calibration, check_parity
 
@@ -29,11 +32,13 @@ class Sealed:
 
     Attributes:
         bundle: The new version.
-        accuracy: On the calibration rows, in [0, 1].
+        accuracy: On the calibration rows, in [0, 1]; None if their labels are not known.
+        repeats: How many calibration rows have the content of another one.
     """
 
     bundle: Bundle
-    accuracy: float
+    accuracy: float | None
+    repeats: int
 
 
 def seal(
@@ -56,7 +61,7 @@ def seal(
     """
     check_shape(rows, source.input)
     limit = rank_limit(alpha, len(rows.inputs))
-    outputs = Runner(source.model).over(rows.inputs, "scoring clean rows")
+    outputs = _over(Runner(source.model), rows.inputs, "scoring clean rows")
     arrays = calibration_arrays(outputs, nonconformity, rows=digest_rows(rows.inputs), seen_rows=source.seen_rows)
     facts = calibration_facts(arrays, alpha, rows.data)
     model = with_risk(source.model, nonconformity, arrays.scores, limit)
@@ -67,7 +72,7 @@ def seal(
         onnx.save_model(model, draft.folder / MODEL)
         run = Runner((draft.folder / MODEL).read_bytes())
         parity = check_parity(run, source.logits, rows.inputs, source.difference)
-        check_calibration(run.over(rows.inputs, "checking the finished graph"), arrays, limit)
+        check_calibration(_over(run, rows.inputs, "checking the finished graph"), arrays, limit)
         arrays.write(draft.folder / CALIBRATION)
         golden = rows.inputs[np.arange(GOLDEN_ROWS) % len(rows.inputs)]
         write_golden(draft.folder / GOLDEN, {source.input.name: golden}, run(golden))
@@ -87,7 +92,18 @@ def seal(
                 tools=tools,
             )
         )
-    return Sealed(bundle=bundle, accuracy=float((outputs["label"] == rows.labels).mean()))
+    return Sealed(
+        bundle=bundle,
+        accuracy=rows.accuracy(outputs["label"], source.classes),
+        repeats=len(rows.inputs) - np.unique(arrays.calibration_rows).size,
+    )
+
+
+def _over(run: Runner, inputs: NDArray[np.float32], doing: str) -> Outputs:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(doing, total=len(inputs))
+        return run.over(inputs, advance=lambda rows: progress.advance(task, rows))
 
 
 def _describe(

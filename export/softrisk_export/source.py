@@ -1,8 +1,7 @@
 """What an export starts from, whoever made the model: a graph with diagnostics, and what is known about it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx
@@ -10,7 +9,8 @@ from numpy.typing import NDArray
 
 from softrisk_core.errors import CalibrationError
 from softrisk_core.manifest import InputSpec, ModelFacts
-from softrisk_training.data import ImageData
+from softrisk_training.data import ImageData, Images
+from softrisk_training.data.images import same_classes
 
 Logits = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
@@ -46,19 +46,38 @@ class CleanRows:
 
     Attributes:
         inputs: Shape (n, …), float32, as the model receives them.
-        labels: Shape (n,).
         data: Which data, for people.
+        labels: Shape (n,), indices into `classes`; None where the data have none: a calibration needs no labels.
+        classes: Class names of the data; empty without labels.
     """
 
     inputs: NDArray[np.float32]
-    labels: NDArray[np.int64]
     data: str
+    labels: NDArray[np.int64] | None = None
+    classes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, data: ImageData, rows: NDArray[np.int64] | None = None, part: str = "all rows") -> "CleanRows":
+    def of(cls, data: Images, rows: NDArray[np.int64] | None = None, part: str = "all rows") -> "CleanRows":
         """Some rows of a data set, by default all, and what to call this part of it."""
-        chosen = np.arange(len(data.labels)) if rows is None else rows
-        return cls(inputs=data.inputs(chosen), labels=data.labels[chosen], data=f"{data.source}, {part}")
+        chosen = np.arange(len(data.images)) if rows is None else rows
+        clean = cls(inputs=data.inputs(chosen), data=f"{data.source}, {part}")
+        return (
+            replace(clean, labels=data.labels[chosen], classes=data.classes) if isinstance(data, ImageData) else clean
+        )
+
+    def accuracy(self, predicted: NDArray[np.int64], classes: tuple[str, ...]) -> float | None:
+        """Share of right predictions, in [0, 1].
+
+        Args:
+            predicted: Labels, shape (n,).
+            classes: What they mean.
+
+        Returns:
+            None where it cannot be said: without labels, or if the labels of the data mean other classes.
+        """
+        if self.labels is None or not same_classes(self.classes, classes):
+            return None
+        return float((predicted == self.labels).mean())
 
 
 def check_shape(rows: CleanRows, spec: InputSpec) -> None:
@@ -72,8 +91,3 @@ def check_shape(rows: CleanRows, spec: InputSpec) -> None:
             f"the model takes inputs of shape {spec.instance_shape}, but the rows of {rows.data} have "
             f"{rows.inputs.shape[1:]}; calibrate on data of the same shape"
         )
-
-
-def same_location(first: str, second: str) -> bool:
-    """Whether two locations, as `load_data` takes them, are the same."""
-    return first == second or Path(first).expanduser().resolve() == Path(second).expanduser().resolve()

@@ -19,7 +19,12 @@ def print_summary(sealed: Sealed, checkpoint: Path | None = None) -> None:
     folder = sealed.bundle.folder
     console = Console(highlight=False, soft_wrap=True, markup=False)
     console.print(f"{folder}: {manifest.name}, version {manifest.version}")
-    console.print(f"  calibrated on {facts.n:,} clean rows ({facts.data}), accuracy there {sealed.accuracy:.2%}")
+    accuracy = "" if sealed.accuracy is None else f", accuracy there {sealed.accuracy:.2%}"
+    console.print(f"  calibrated on {facts.n:,} clean rows ({facts.data}){accuracy}")
+    if sealed.repeats:
+        console.print(
+            f"  {sealed.repeats:,} of these rows repeat the content of another, and count as often as they occur"
+        )
     console.print(f"  score {manifest.nonconformity}, false alarms ≤ {facts.alpha:g} on clean traffic like these rows")
     console.print(
         f"  largest difference from the source {manifest.parity.source:.2g}, "

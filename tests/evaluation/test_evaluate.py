@@ -68,6 +68,7 @@ def test_a_report_beside_the_bundle(softrisk: Softrisk, repository: Path, checkp
         assert worst.robust.rate <= min(rates)
     assert {row.alpha for row in report.false_alarms} == {0.01, 0.05}
     assert [split.splits for split in report.resplits] == [50, 50]
+    assert report.subject.logits_difference is not None
     assert report.subject.logits_difference < 1e-3
     assert report.settings.command == (
         f"softrisk evaluate {repository / 'digits'} --checkpoint {checkpoint} --epsilon 0.3 --epsilon 0.1 --steps 4 "
@@ -167,3 +168,63 @@ def test_a_folder_that_is_no_report_is_not_overwritten(
     )
     assert "is not a report" in printed
     assert (tmp_path / "letters" / "love.txt").read_text(encoding="utf-8") == "keep me"
+
+
+def test_without_a_checkpoint_only_clean_inputs_are_judged(
+    softrisk: Softrisk, repository: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    digits, splits = load_data("digits"), load_checkpoint(checkpoint).splits
+    rows = np.concatenate([splits.test, splits.calibration[:10]])
+    np.savez(tmp_path / "own.npz", images=digits.images[rows], labels=digits.labels[rows])
+    out = tmp_path / "out"
+    command = ("evaluate", repository / "digits", "--data", tmp_path / "own.npz", "--out", out, "--resplits", "20")
+    printed = softrisk(*command)
+    report, trained = read(out), load_checkpoint(checkpoint)
+    assert report.clean_accuracy.rate == pytest.approx(trained.test_accuracy)
+    assert (report.data.dropped, report.data.training_known) == (10, True)
+    assert {row.alpha for row in report.false_alarms} == {0.01, 0.05}
+    assert [split.splits for split in report.resplits] == [20, 20]
+    assert (report.attacks, report.worst_case, report.red_flags, report.zero_gradients) == ((), (), (), None)
+    assert (report.subject.checkpoint_sha256, report.subject.logits_difference) == (None, None)
+    assert {path.name for path in out.iterdir() if path.suffix == ".png"} == {"p-values.png", "false-alarm-law.png"}
+    with np.load(out / "examples.npz") as arrays:
+        assert arrays["attacked"].size == 0
+    markdown = (out / "report.md").read_text(encoding="utf-8")
+    for text in (printed, markdown):
+        assert "Nothing about attacks was measured" in text
+        for attack in ("FGSM", "Red flags", "Detection", "Under attack"):
+            assert attack not in text
+
+
+def test_of_a_foreign_model_the_training_rows_are_not_known(
+    softrisk: Softrisk, repository: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    digits, splits = load_data("digits"), load_checkpoint(checkpoint).splits
+    np.savez(tmp_path / "clean.npz", images=digits.images[splits.calibration])
+    rows = np.concatenate([splits.test, splits.training])
+    np.savez(tmp_path / "own.npz", images=digits.images[rows], labels=digits.labels[rows])
+    model = repository / "digits" / "1" / "model.onnx"
+    softrisk(
+        "export", model, "--logits", "logits", "--calibration", tmp_path / "clean.npz", "--name", "foreign",
+        "--out", repository,
+    )  # fmt: skip
+    softrisk("evaluate", repository / "foreign", "--data", tmp_path / "own.npz")
+    folder = repository / "foreign" / "1" / "report"
+    report = read(folder)
+    assert (report.data.rows, report.data.training_known) == (len(rows), False)
+    assert "which rows the model was trained on is not known" in (folder / "report.md").read_text(encoding="utf-8")
+
+
+def test_without_checkpoint_and_data_there_is_nothing_to_judge(softrisk: Softrisk, repository: Path) -> None:
+    printed = softrisk("evaluate", repository / "digits")
+    assert "--data" in printed
+    assert "--checkpoint" in printed
+
+
+def test_data_that_have_moved_are_named_with_the_way_out(
+    softrisk: Softrisk, repository: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    payload = torch.load(checkpoint, weights_only=True)
+    torch.save({**payload, "data_location": "moved/data"}, tmp_path / "moved.pt")
+    printed = softrisk("evaluate", repository / "digits", "--checkpoint", tmp_path / "moved.pt", *QUICK)
+    assert f"moved/data, as recorded in {tmp_path / 'moved.pt'}, cannot be read; give test data with --data" in printed

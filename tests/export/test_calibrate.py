@@ -32,6 +32,31 @@ def test_scores_are_ascending_and_histograms_hold_every_row() -> None:
     assert {name: counts.sum() for name, (_, counts) in arrays.histograms.items()} == dict.fromkeys(DIAGNOSTICS, 100)
 
 
+def test_quantiles_can_be_read_off_the_histogram_of_a_skewed_diagnostic() -> None:
+    # Of a classifier that is sure of nearly all inputs: 5 % of its top-2 gaps lie far below the others.
+    logits = np.random.default_rng(0).normal(size=(2001, 10)).astype(np.float32)
+    logits[:, 3] += np.random.default_rng(1).gamma(4, 5, 2001).astype(np.float32)
+    outputs = outputs_of(logits)
+    rows = np.arange(2001, dtype=np.uint64)
+    arrays = calibration_arrays(outputs, LOW_GAP, rows=rows, seen_rows=NONE)
+    for name, (edges, counts) in arrays.histograms.items():
+        values = outputs[name].astype(np.float64)
+        assert (np.diff(edges) > 0).all()
+        assert (edges[0], edges[-1], counts.sum()) == (values.min(), values.max(), 2001)
+        cumulative = np.concatenate([[0], np.cumsum(counts)]) / 2001
+        levels = np.array([0.01, 0.05, 0.5, 0.95, 0.99])
+        read = np.interp(levels, cumulative, edges)
+        assert (np.quantile(values, levels - 0.003) <= read + 1e-6).all(), name
+        assert (read - 1e-6 <= np.quantile(values, levels + 0.003)).all(), name
+
+
+def test_the_histogram_of_a_constant_is_one_bin() -> None:
+    # Two classes leave a single one beside the label.
+    arrays = calibration_arrays(clean(60, classes=2), LOW_GAP, rows=np.arange(60, dtype=np.uint64), seen_rows=NONE)
+    edges, counts = arrays.histograms["dispersion"]
+    assert (edges.tolist(), counts.tolist()) == ([0, 0], [60])
+
+
 def test_facts_list_every_level_that_the_calibration_serves() -> None:
     facts = calibration_facts(calibrated(250), 0.02, "some data")
     assert [level.alpha for level in facts.levels] == [0.005, 0.01, 0.02, 0.05, 0.1]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
+from PIL import Image
 from typer.testing import CliRunner
 
 from softrisk_core.bundle import Bundle, load_bundle
@@ -15,6 +16,7 @@ from softrisk_core.errors import CalibrationError, SoftriskError
 from softrisk_core.repository import Repository
 from softrisk_export import cli_calibrate, cli_export
 from softrisk_export.runtime import Runner
+from softrisk_training import cli as cli_training
 from softrisk_training.checkpoint import load_checkpoint
 from softrisk_training.data import load_data
 
@@ -49,8 +51,26 @@ def test_export_of_a_checkpoint(checkpoint_path: Path, tmp_path: Path) -> None:
     assert f"softrisk evaluate {bundle.folder}" in said
 
 
+def test_a_checkpoint_of_relative_data_is_exported_from_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = load_data("digits")
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    np.savez("own.npz", images=data.images[:600], labels=data.labels[:600])
+    run(cli_training.app, "own.npz", "--epochs", "1", "--width", "4")
+    monkeypatch.chdir(tmp_path / "there")
+    run(cli_export.app, "../here/own.pt", "--alpha", "0.05")
+    run(cli_export.app, "../here/own.pt", "--alpha", "0.05", "--calibration", "../here/own.npz")
+    first, second = (load_bundle(Path("models/own") / version) for version in "12")
+    assert first.manifest.calibration == second.manifest.calibration
+    assert first.manifest.calibration.data == "own.npz, calibration rows"
+    assert str(tmp_path) not in first.manifest.model_dump_json()
+
+
 def test_calibrate_makes_the_next_version(first_version: Path, own_data: Path) -> None:
-    run(cli_calibrate.app, first_version, "--data", own_data, "--alpha", "0.02", "--score", "dispersion:high")
+    run(cli_calibrate.app, first_version.parent, "--data", own_data, "--alpha", "0.02", "--score", "dispersion:high")
     run(cli_calibrate.app, first_version.parent / "2", "--data", own_data)
     old, new, same = (load_bundle(first_version.parent / version) for version in "123")
     assert (new.manifest.name, new.manifest.version) == ("digits", 2)
@@ -67,6 +87,39 @@ def test_calibrate_makes_the_next_version(first_version: Path, own_data: Path) -
     before, after = (Runner(each.model_path.read_bytes())(images) for each in (old, new))
     np.testing.assert_array_equal(after["logits"], before["logits"])
     np.testing.assert_array_equal(after["nonconformity"], after["dispersion"])
+
+
+def test_a_calibration_needs_no_labels(first_version: Path, own_data: Path, tmp_path: Path) -> None:
+    images = np.load(own_data)["images"][:, 0]
+    (tmp_path / "traffic").mkdir()
+    for row, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / "traffic" / f"{row:03}.png")
+    labelled = run(cli_calibrate.app, first_version, "--data", own_data)
+    unlabelled = run(cli_calibrate.app, first_version, "--data", tmp_path / "traffic")
+    assert "accuracy there" in labelled
+    assert "accuracy" not in unlabelled
+    first, second = (load_bundle(first_version.parent / version) for version in "23")
+    assert second.manifest.calibration.id == first.manifest.calibration.id
+    assert second.manifest.calibration.data == "traffic, all rows"
+
+
+def test_repeated_contents_are_kept_and_counted(first_version: Path, own_data: Path, tmp_path: Path) -> None:
+    images = np.load(own_data)["images"]
+    np.savez(tmp_path / "traffic.npz", images=np.concatenate([images, images[:30], images[:10]]))
+    said = run(cli_calibrate.app, first_version, "--data", tmp_path / "traffic.npz")
+    assert "40 of these rows repeat the content of another" in said
+    assert load_bundle(first_version.parent / "2").manifest.calibration.n == len(images) + 40
+    assert "repeat the content" not in run(cli_calibrate.app, first_version, "--data", own_data)
+
+
+def test_the_rows_of_an_earlier_calibration_calibrate_again(
+    first_version: Path, checkpoint_path: Path, tmp_path: Path
+) -> None:
+    data, rows = load_data("digits"), load_checkpoint(checkpoint_path).splits.calibration
+    np.savez(tmp_path / "old.npz", images=data.images[rows])
+    run(cli_calibrate.app, first_version, "--data", tmp_path / "old.npz")
+    old, new = (load_bundle(first_version.parent / version).manifest.calibration for version in "12")
+    assert new.id == old.id
 
 
 def test_calibrate_refuses_rows_that_the_model_has_seen(first_version: Path) -> None:

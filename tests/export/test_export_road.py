@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from softrisk_export.seal import seal
 from softrisk_export.source import CleanRows
 from softrisk_training.checkpoint import build_model, load_checkpoint
 from softrisk_training.data import load_data
+from softrisk_training.errors import DataError
 
 LOW_GAP = Nonconformity(diagnostic="logit_gap", strange="low")
 
@@ -74,7 +76,7 @@ def test_golden_rows_are_repeated(bundle: Bundle) -> None:
 
 def test_fewer_rows_than_golden_ones_are_repeated(checkpoint_path: Path, tmp_path: Path) -> None:
     source, rows = checkpoint_source(checkpoint_path, None)
-    few = CleanRows(inputs=rows.inputs[:30], labels=rows.labels[:30], data="few")
+    few = CleanRows(inputs=rows.inputs[:30], data="few")
     inputs, _ = seal(Repository(tmp_path), "few", source, few, LOW_GAP, 0.1).bundle.golden()
     np.testing.assert_array_equal(inputs["image"], rows.inputs[:30][np.arange(GOLDEN_ROWS) % 30])
 
@@ -134,6 +136,29 @@ def test_other_data_that_hold_training_rows_are_refused(checkpoint_path: Path, t
 
 def test_data_of_another_shape_are_refused(checkpoint_path: Path, tmp_path: Path) -> None:
     source, _ = checkpoint_source(checkpoint_path, None)
-    other = CleanRows(inputs=np.zeros((100, 3, 8, 8), np.float32), labels=np.zeros(100, np.int64), data="colours")
+    other = CleanRows(inputs=np.zeros((100, 3, 8, 8), np.float32), data="colours")
     with pytest.raises(CalibrationError, match=r"\(1, 8, 8\), but the rows of colours have \(3, 8, 8\)"):
         seal(Repository(tmp_path), "digits", source, other, LOW_GAP, 0.05)
+
+
+def test_accuracy_is_said_only_where_the_labels_mean_the_classes_of_the_model() -> None:
+    inputs, labels, predicted = np.zeros((4, 1, 8, 8), np.float32), np.array([0, 1, 1, 0]), np.array([0, 1, 1, 1])
+    assert CleanRows(inputs, "made", labels, ("cat", "dog")).accuracy(predicted, ("cat", "dog")) == 0.75
+    assert CleanRows(inputs, "made", labels, ("0", "1")).accuracy(predicted, ("cat", "dog", "emu")) == 0.75
+    assert CleanRows(inputs, "made", labels, ("dog", "emu")).accuracy(predicted, ("cat", "dog", "emu")) is None
+    assert CleanRows(inputs, "made").accuracy(predicted, ("cat", "dog")) is None
+
+
+def test_data_that_have_moved_are_named_with_the_way_out(checkpoint_path: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved.pt"
+    replace(load_checkpoint(checkpoint_path), data_location="moved/data").save(moved)
+    with pytest.raises(DataError, match=r"moved/data, as recorded in .*moved\.pt, cannot be read; .* --calibration"):
+        checkpoint_source(moved, None)
+
+
+def test_data_that_have_lost_rows_are_refused(checkpoint_path: Path, tmp_path: Path) -> None:
+    data = load_data("digits")
+    np.savez(tmp_path / "few.npz", images=data.images[:500], labels=data.labels[:500])
+    replace(load_checkpoint(checkpoint_path), data_location=str(tmp_path / "few.npz")).save(tmp_path / "some.pt")
+    with pytest.raises(DataError, match=r"have 500 rows now, but had 1\d\d\d at least .* --calibration"):
+        checkpoint_source(tmp_path / "some.pt", None)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from softrisk_core.rows import digest_rows
-from softrisk_training.data import load_data
+from softrisk_training.data import ImageData, absolute_location, load_data, load_images
 from softrisk_training.errors import DataError
 
 Pixels = NDArray[np.uint8]
@@ -87,6 +87,46 @@ def test_parquet_without_metadata_numbers_its_classes(tmp_path: Path, pixels: Pi
     data = load_data(str(tmp_path))
     assert data.classes == ("0", "1", "2")
     assert data.test_rows is None
+
+
+def test_unlabelled_images_are_read_from_a_flat_folder_an_npz_file_and_parquet(tmp_path: Path, pixels: Pixels) -> None:
+    (tmp_path / "flat").mkdir()
+    for row, image in enumerate(pixels):
+        (tmp_path / "flat" / f"{row:02}.png").write_bytes(png(image))
+    np.savez(tmp_path / "some.npz", images=pixels)
+    (tmp_path / "parquet").mkdir()
+    table = pa.table({"image": [{"bytes": png(image), "path": None} for image in pixels]})
+    pq.write_table(table, tmp_path / "parquet" / "train.parquet")
+    for name in ("flat", "some.npz", "parquet"):
+        location = str(tmp_path / name)
+        data = load_images(location)
+        assert not isinstance(data, ImageData)
+        assert (data.source, data.location) == (name, location)
+        np.testing.assert_array_equal(data.images[:, 0], pixels)
+        with pytest.raises(DataError, match="holds images without labels, and here they are needed; give 'digits'"):
+            load_data(location)
+
+
+def test_labelled_images_keep_their_labels_where_none_are_needed(tmp_path: Path, pixels: Pixels) -> None:
+    write_parquet(tmp_path / "train.parquet", pixels, LABELS)
+    data = load_images(str(tmp_path))
+    assert isinstance(data, ImageData)
+    np.testing.assert_array_equal(data.labels, LABELS)
+
+
+def test_parquet_with_labels_in_some_files_only_is_unlabelled(tmp_path: Path, pixels: Pixels) -> None:
+    write_parquet(tmp_path / "train.parquet", pixels[:6], LABELS[:6])
+    table = pa.table({"image": [{"bytes": png(image), "path": None} for image in pixels[6:]]})
+    pq.write_table(table, tmp_path / "test.parquet")
+    data = load_images(str(tmp_path))
+    assert not isinstance(data, ImageData)
+    assert len(data.images) == 12
+
+
+def test_an_absolute_location_is_the_same_from_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert absolute_location("digits") == "digits"
+    assert absolute_location("some/../own.npz") == str(tmp_path.resolve() / "own.npz")
 
 
 @pytest.mark.parametrize("end", ["", ".gz"])

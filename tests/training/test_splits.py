@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from softrisk_core.conformal import marginal_rank, ranks
 from softrisk_training.data import ImageData, Splits, load_data, split_rows
 from softrisk_training.errors import DataError
 
@@ -16,7 +17,7 @@ def made(count: int, repeats: int = 0, test_rows: NDArray[np.int64] | None = Non
     images = np.random.default_rng(1).integers(0, 256, (count, 1, 8, 8), dtype=np.uint8)
     images = np.concatenate([images, images[:repeats]])
     labels = (np.arange(len(images)) % 3).astype(np.int64)
-    return ImageData(images, labels, ("a", "b", "c"), test_rows, source="made", location="made")
+    return ImageData(images, "made", "made", labels, ("a", "b", "c"), test_rows)
 
 
 def lists(splits: Splits) -> list[NDArray[np.int64]]:
@@ -59,6 +60,29 @@ def test_repeated_content_stays_in_the_test_rows_and_is_counted() -> None:
     assert splits.dropped == 60
     assert splits.test.tolist() == list(range(200, 260))
     assert min(rows.min() for rows in lists(splits)[:3]) >= 60
+
+
+def test_of_repeated_contents_one_row_is_kept_before_the_split() -> None:
+    splits = split_rows(made(200, repeats=60), seed=0)
+    assert splits.dropped == 60
+    assert max(rows.max() for rows in lists(splits)) < 200
+
+
+def test_contents_that_repeat_leave_the_false_alarm_rate_alone() -> None:
+    """A pool in which strange contents repeat: split, calibrate and judge it many times."""
+    images = np.random.default_rng(7).integers(0, 200, (600, 1, 4, 4), dtype=np.uint8)
+    strange = images[:12] // 4 + 200  # the brightest of all
+    images = np.concatenate([images, *[strange] * 20])
+    data = ImageData(images, "made", "made", (np.arange(len(images)) % 2).astype(np.int64), ("a", "b"))
+    scores = data.images.mean(axis=(1, 2, 3))
+    rates, expected = [], []
+    for seed in range(40):
+        splits = split_rows(data, seed)
+        found = ranks(scores[splits.test], scores[splits.calibration])
+        limit = marginal_rank(0.02, len(splits.calibration))
+        rates.append((found <= limit).mean())
+        expected.append(limit / (len(splits.calibration) + 1))
+    assert np.mean(rates) == pytest.approx(np.mean(expected), abs=0.006)
 
 
 def test_too_few_rows_are_refused() -> None:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from softrisk_core import __version__
-from softrisk_training.data import Splits
-from softrisk_training.errors import CheckpointError
+from softrisk_training.data import ImageData, Splits, load_data
+from softrisk_training.errors import CheckpointError, DataError
 from softrisk_training.models import Classifier, InputShape, build_classifier
 
 FORMAT: Final = "softrisk-checkpoint"
@@ -34,7 +34,7 @@ class Checkpoint:
         loss: Name of the loss.
         loss_settings: Its settings, such as form and τ.
         data_source: What it was trained on, for people.
-        data_location: The same for `load_data`.
+        data_location: The same for `load_data`, absolute: a checkpoint is a private file, and used from anywhere.
         classes: Names of the classes.
         input_shape: (channels, height, width).
         splits: The four row lists, into the data at `data_location`.
@@ -99,6 +99,31 @@ def load_checkpoint(path: Path) -> Checkpoint:
         return Checkpoint(**{**known, "splits": splits, "digests": digests})
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is an incomplete checkpoint: {error}; train again") from error
+
+
+def training_data(checkpoint: Checkpoint, path: Path, option: str) -> ImageData:
+    """The data that a checkpoint was trained on, in which its row lists still hold.
+
+    Args:
+        checkpoint: The checkpoint.
+        path: Where it was read from, for the message.
+        option: With which the user can name other data, for the message.
+
+    Raises:
+        DataError: If the data cannot be read where the checkpoint says, or have fewer rows than then.
+    """
+    recorded = f"{checkpoint.data_location}, as recorded in {path}"
+    try:
+        data = load_data(checkpoint.data_location)
+    except DataError as error:
+        raise DataError(f"the data at {recorded}, cannot be read; give {option} ({error})") from error
+    rows = max(int(getattr(checkpoint.splits, name).max()) for name in ROW_LISTS) + 1
+    if len(data.labels) < rows:
+        raise DataError(
+            f"the data at {recorded}, have {len(data.labels)} rows now, but had {rows} at least at the training; bring "
+            f"the old data back, or give {option}"
+        )
+    return data
 
 
 def build_model(checkpoint: Checkpoint) -> Classifier:

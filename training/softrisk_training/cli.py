@@ -84,7 +84,7 @@ def train_command(
         f" {len(splits.calibration):,} calibration, {len(splits.test):,} test"
     )
     if splits.dropped:
-        console.print(f"{splits.dropped:,} rows left out: their content is in an earlier list already")
+        console.print(f"{splits.dropped:,} rows left out: another row has the same content")
     destination = out or Path(f"{Path(images.location).resolve().stem}.pt")
     try:
         checkpoint = _train_with_bar(config, images, splits, destination, resume, console)

@@ -121,7 +121,8 @@ class DRSL(Loss):
 
     The paper adds to CE a distance d(softmax(z), average) over the classes other than the label: an attack tends to
     end in the runner-up class, and a flat non-label distribution has no runner-up. The four readings of d are the
-    forms below. In each, with two classes N has one member, which is its own mean, and the penalty is 0.
+    forms below. In each, with two classes N has one member, which is its own mean, and the distance is 0: `authors` is
+    exactly 0, and the forms with a root √(0 + 1e-12) = 1e-6, a constant without gradient.
 
     `logit`: mean over the batch of √( mean_{j∈N} (z_j − mean_N z)² ). log p_j = z_j − logsumexp z differs from z_j by
     a constant of the sample, which the deviation from the mean cancels: the spread of the logits *is* the spread of

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from softrisk_training.augmentation import Augmentation, augment
 from softrisk_training.checkpoint import Checkpoint, read_payload, tool_versions, write_payload
-from softrisk_training.data import ImageData, Splits
+from softrisk_training.data import ImageData, Splits, absolute_location
 from softrisk_training.errors import TrainingError
 from softrisk_training.losses import Loss, make_loss
 from softrisk_training.models import Classifier, Optimizer, build_classifier
@@ -157,7 +157,7 @@ def train(
         loss=config.loss,
         loss_settings=loss.settings,
         data_source=data.source,
-        data_location=data.location,
+        data_location=absolute_location(data.location),
         classes=data.classes,
         input_shape=data.input_shape,
         splits=splits,

@@ -1,7 +1,7 @@
-"""Labelled images from many kinds of source, and their four disjoint row lists. Imports no torch."""
+"""Images from many kinds of source, and the four disjoint row lists of labelled ones. Imports no torch."""
 
-from softrisk_training.data.images import ImageData
-from softrisk_training.data.sources import load_data
+from softrisk_training.data.images import ImageData, Images
+from softrisk_training.data.sources import absolute_location, load_data, load_images
 from softrisk_training.data.splits import Splits, split_rows
 
-__all__ = ["ImageData", "Splits", "load_data", "split_rows"]
+__all__ = ["ImageData", "Images", "Splits", "absolute_location", "load_data", "load_images", "split_rows"]

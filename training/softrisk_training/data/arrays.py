@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from softrisk_training.data.images import ImageData, class_names
+from softrisk_training.data.images import ImageData, Images, class_names
 from softrisk_training.errors import DataError
 
 NAMES: Final = (("images", "labels"), ("x", "y"))
@@ -34,8 +34,10 @@ def load_digits() -> ImageData:
     )
 
 
-def load_npz(path: Path, location: str) -> ImageData:
+def load_npz(path: Path, location: str) -> Images:
     """A `.npz` file with `images` and `labels` (or `x`, `y`), or Keras's `x_train`, `y_train`, `x_test`, `y_test`.
+
+    Without `labels` or `y` the images are unlabelled.
 
     Args:
         path: The file. Images are (N, H, W), (N, H, W, C) or (N, C, H, W), uint8 or float in [0, 1].
@@ -63,7 +65,10 @@ def load_npz(path: Path, location: str) -> ImageData:
         test_rows = np.arange(len(train), len(images), dtype=np.int64)
     else:
         images_name, labels_name = _names(arrays, location)
-        images, labels = arrays[images_name], _labels(arrays[labels_name], location)
+        images = arrays[images_name]
+        if labels_name not in arrays:
+            return Images(_images(images, location), path.name, location)
+        labels = _labels(arrays[labels_name], location)
     return ImageData(
         images=_images(images, location),
         labels=labels,
@@ -76,7 +81,7 @@ def load_npz(path: Path, location: str) -> ImageData:
 
 def _names(arrays: Mapping[str, object], location: str) -> tuple[str, str]:
     for names in NAMES:
-        if all(name in arrays for name in names):
+        if names[0] in arrays:
             return names
     raise DataError(
         f"{location} holds the arrays {', '.join(sorted(arrays)) or '(none)'};"

@@ -1,4 +1,4 @@
-"""Image folders: one folder of PNG or JPEG files for each class."""
+"""Image folders: one folder of PNG or JPEG files for each class, or one folder of unlabelled ones."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from softrisk_training.data.encoded import decode_images
-from softrisk_training.data.images import ImageData
+from softrisk_training.data.images import ImageData, Images
 from softrisk_training.errors import DataError
 
 SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg"})
@@ -16,6 +16,25 @@ SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg"})
 def is_image_folder(folder: Path) -> bool:
     """Whether some subfolder, or subfolder of `train`, holds an image."""
     return bool(_class_files(folder)) or bool(_class_files(folder / "train"))
+
+
+def is_flat_folder(folder: Path) -> bool:
+    """Whether the folder itself holds an image."""
+    return bool(_image_files(folder))
+
+
+def load_flat_folder(folder: Path, location: str) -> Images:
+    """`folder/*.png`: unlabelled images, in the order of their file names.
+
+    Args:
+        folder: The folder.
+        location: What the user called it.
+
+    Raises:
+        DataError: If an image is damaged or has another size than the first.
+    """
+    images = decode_images((str(file), file.read_bytes()) for file in _image_files(folder))
+    return Images(images, folder.resolve().name, location)
 
 
 def load_image_folder(folder: Path, location: str) -> ImageData:
@@ -55,9 +74,9 @@ def load_image_folder(folder: Path, location: str) -> ImageData:
 def _class_files(folder: Path) -> dict[str, list[Path]]:
     if not folder.is_dir():
         return {}
-    groups = {
-        entry.name: sorted(file for file in entry.iterdir() if file.suffix.lower() in SUFFIXES)
-        for entry in sorted(folder.iterdir())
-        if entry.is_dir()
-    }
+    groups = {entry.name: _image_files(entry) for entry in sorted(folder.iterdir()) if entry.is_dir()}
     return {name: files for name, files in groups.items() if files}
+
+
+def _image_files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)

@@ -1,4 +1,4 @@
-"""What every loader returns: labelled images of one shape."""
+"""What every loader returns: images of one shape, with labels where the source has them."""
 
 from dataclasses import dataclass
 
@@ -10,22 +10,16 @@ from softrisk_training.errors import DataError
 
 
 @dataclass(frozen=True)
-class ImageData:
-    """Labelled images of one shape.
+class Images:
+    """Images of one shape: all that a calibration needs.
 
     Attributes:
         images: Shape (N, C, H, W): uint8, where 255 means 1, or float32 in [0, 1].
-        labels: Shape (N,), int64, indices into `classes`.
-        classes: Names of the classes.
-        test_rows: Rows of the test split that the source publishes; None if it publishes none.
         source: What the data are, for people.
-        location: What `load_data` was called with, so that a later step can read the same rows again.
+        location: What `load_images` was called with.
     """
 
     images: NDArray[np.uint8] | NDArray[np.float32]
-    labels: NDArray[np.int64]
-    classes: tuple[str, ...]
-    test_rows: NDArray[np.int64] | None
     source: str
     location: str
 
@@ -35,18 +29,8 @@ class ImageData:
                 f"{self.location}: images must have shape (N, channels, height, width) with 1 or 3 channels,"
                 f" got {self.images.shape}"
             )
-        if self.labels.shape != self.images.shape[:1]:
-            raise DataError(
-                f"{self.location}: {len(self.images)} images but labels of shape {self.labels.shape};"
-                " there must be one label for each image"
-            )
-        if len(self.labels) == 0:
+        if len(self.images) == 0:
             raise DataError(f"{self.location}: there are no images")
-        if len(self.classes) < 2:
-            raise DataError(f"{self.location}: a classifier needs at least 2 classes, found {len(self.classes)}")
-        low, high = int(self.labels.min()), int(self.labels.max())
-        if low < 0 or high >= len(self.classes):
-            raise DataError(f"{self.location}: labels go from {low} to {high}, but must be 0 … {len(self.classes) - 1}")
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -67,6 +51,45 @@ class ImageData:
         return np.concatenate(chunks) if chunks else np.empty(0, dtype=np.uint64)
 
 
+@dataclass(frozen=True)
+class ImageData(Images):
+    """Labelled images of one shape.
+
+    Attributes:
+        labels: Shape (N,), int64, indices into `classes`.
+        classes: Names of the classes.
+        test_rows: Rows of the test split that the source publishes; None if it publishes none.
+    """
+
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+    test_rows: NDArray[np.int64] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.labels.shape != self.images.shape[:1]:
+            raise DataError(
+                f"{self.location}: {len(self.images)} images but labels of shape {self.labels.shape};"
+                " there must be one label for each image"
+            )
+        if len(self.classes) < 2:
+            raise DataError(f"{self.location}: a classifier needs at least 2 classes, found {len(self.classes)}")
+        low, high = int(self.labels.min()), int(self.labels.max())
+        if low < 0 or high >= len(self.classes):
+            raise DataError(f"{self.location}: labels go from {low} to {high}, but must be 0 … {len(self.classes) - 1}")
+
+
 def class_names(labels: NDArray[np.int64]) -> tuple[str, ...]:
     """Names for a source that has none: "0", "1", … up to the largest label."""
     return tuple(str(label) for label in range(int(labels.max(initial=-1)) + 1))
+
+
+def same_classes(found: tuple[str, ...], expected: tuple[str, ...]) -> bool:
+    """Whether labels of one source mean the classes of another.
+
+    Args:
+        found: Class names of a source; one without names numbers its classes, and only their number can be checked.
+        expected: Class names of the other.
+    """
+    numbers = tuple(str(label) for label in range(len(found)))
+    return found == expected or (found == numbers and len(found) <= len(expected))

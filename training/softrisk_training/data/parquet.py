@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softrisk_training.data.encoded import decode_images
-from softrisk_training.data.images import ImageData, class_names
+from softrisk_training.data.images import ImageData, Images, class_names
 from softrisk_training.errors import DataError
 
 SPLITS: Final = ("train", "validation", "test")
@@ -21,11 +21,12 @@ def is_parquet_folder(folder: Path) -> bool:
     return bool(_files(folder))
 
 
-def load_parquet(folder: Path, location: str) -> ImageData:
+def load_parquet(folder: Path, location: str) -> Images:
     """A folder with `train-*.parquet`, `test-*.parquet` and the like, several shards each, also below `data/`.
 
     Columns are `image: {bytes, path}` and `label`; class names come from the metadata that Hugging Face writes, if
-    they are there. Rows of a validation split join the training rows: softrisk makes its own.
+    they are there. Rows of a validation split join the training rows: softrisk makes its own. If a file has no label
+    column, all images are unlabelled.
 
     Args:
         folder: The folder.
@@ -42,7 +43,7 @@ def load_parquet(folder: Path, location: str) -> ImageData:
             shard_images, shard_labels, shard_names = _read(file)
             images.append(shard_images)
             labels.append(shard_labels)
-            counts[split] += len(shard_labels)
+            counts[split] += len(shard_images)
             names = names or shard_names
     if not images:
         raise DataError(
@@ -50,14 +51,17 @@ def load_parquet(folder: Path, location: str) -> ImageData:
         )
     if len({shard.shape[1:] for shard in images}) > 1:
         raise DataError(f"{location}: the shards hold images of different sizes or channels; bring all to one")
-    all_labels = np.concatenate(labels)
-    total = len(all_labels)
+    all_images, source = np.concatenate(images), folder.resolve().name
+    known = [shard for shard in labels if shard is not None]
+    if len(known) < len(labels):
+        return Images(all_images, source, location)
+    all_labels, total = np.concatenate(known), len(all_images)
     return ImageData(
-        images=np.concatenate(images),
+        images=all_images,
         labels=all_labels,
         classes=names or class_names(all_labels),
         test_rows=np.arange(total - counts["test"], total, dtype=np.int64) if counts["test"] else None,
-        source=folder.resolve().name,
+        source=source,
         location=location,
     )
 
@@ -71,7 +75,7 @@ def _split(file: Path) -> str:
     return next((split for split in SPLITS if file.name.startswith(split)), "")
 
 
-def _read(file: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...] | None]:
+def _read(file: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None, tuple[str, ...] | None]:
     import pyarrow
     import pyarrow.parquet
 
@@ -79,12 +83,10 @@ def _read(file: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, 
         table = pyarrow.parquet.read_table(file)
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{file} is not a readable parquet file: {error}") from error
-    image_column = _column(table, IMAGE_COLUMNS, file)
-    label_column = _column(table, LABEL_COLUMNS, file)
+    image_column, label_column = _column(table, IMAGE_COLUMNS), _column(table, LABEL_COLUMNS)
+    if image_column is None:
+        raise DataError(f"{file} has the columns {', '.join(table.column_names)}; expected one called 'image'")
     encoded = table.column(image_column).to_pylist()
-    labels = table.column(label_column)
-    if not pyarrow.types.is_integer(labels.type) or labels.null_count:
-        raise DataError(f"{file}: the column {label_column!r} must hold an integer for every row")
 
     def contents() -> Any:
         for row, image in enumerate(encoded):
@@ -98,14 +100,17 @@ def _read(file: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, 
 
     if not encoded:
         raise DataError(f"{file} has no rows")
-    return decode_images(contents()), labels.to_numpy().astype(np.int64), _names(table, label_column)
+    images = decode_images(contents())
+    if label_column is None:
+        return images, None, None
+    labels = table.column(label_column)
+    if not pyarrow.types.is_integer(labels.type) or labels.null_count:
+        raise DataError(f"{file}: the column {label_column!r} must hold an integer for every row")
+    return images, labels.to_numpy().astype(np.int64), _names(table, label_column)
 
 
-def _column(table: Any, accepted: tuple[str, ...], file: Path) -> str:
-    for name in accepted:
-        if name in table.column_names:
-            return name
-    raise DataError(f"{file} has the columns {', '.join(table.column_names)}; expected one called {accepted[0]!r}")
+def _column(table: Any, accepted: tuple[str, ...]) -> str | None:
+    return next((name for name in accepted if name in table.column_names), None)
 
 
 def _names(table: Any, label_column: str) -> tuple[str, ...] | None:

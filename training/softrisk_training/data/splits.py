@@ -23,8 +23,7 @@ class Splits:
         selection: Rows that choices are made on: settings, scores, epochs.
         calibration: Rows that give the clean scores behind every p-value.
         test: Rows that are measured on once, at the end.
-        dropped: How many rows were left out because their content is in an earlier list, in the order test,
-            calibration, selection, training.
+        dropped: How many rows are in none of the lists because their content is in one already.
     """
 
     training: NDArray[np.int64]
@@ -37,6 +36,15 @@ class Splits:
 def split_rows(data: ImageData, seed: int) -> Splits:
     """Split by class: the published test rows or 20 % for test; of the rest 1/6 calibration and 1/12 selection.
 
+    The promise of a flag rests on calibration and test rows being exchangeable: a random split of one pool. So repeated
+    contents go before the split, and of each content its first row stays. Dropped after the split, the repeats of a
+    test row would be missing from calibration but stay in the test, and contents that repeat would be judged by a
+    calibration that hardly knows them.
+
+    Published test rows are kept as they are, repeats included, and what occurs in them is dropped from the pool of the
+    other lists. Calibration and test rows are then not one pool, and exchangeable only as far as whoever published
+    the test rows drew them at random and without repeats.
+
     Args:
         data: The data.
         seed: Decides which rows go where; the same seed gives the same lists.
@@ -47,20 +55,27 @@ def split_rows(data: ImageData, seed: int) -> Splits:
     generator = np.random.default_rng(seed)
     rows = np.arange(len(data.labels), dtype=np.int64)
     if data.test_rows is None:
-        test, rest = _take(rows, data.labels, TEST_SHARE, generator)
+        test, rest = _take(_distinct(data, rows), data.labels, TEST_SHARE, generator)
     else:
-        test, rest = data.test_rows, np.setdiff1d(rows, data.test_rows)
+        test, others = data.test_rows, np.setdiff1d(rows, data.test_rows)
+        rest = _distinct(data, others[~np.isin(data.digests(others), data.digests(test))])
     calibration, remaining = _take(rest, data.labels, CALIBRATION_SHARE, generator)
     # A share of what is left, chosen so that it is SELECTION_SHARE of what there was.
     selection, training = _take(remaining, data.labels, SELECTION_SHARE / (1 - CALIBRATION_SHARE), generator)
 
-    lists, dropped = _without_repeats(data, [test, calibration, selection, training])
-    if any(len(each) == 0 for each in lists):
+    splits = Splits(training, selection, calibration, test, dropped=len(rows) - len(test) - len(rest))
+    if any(len(each) == 0 for each in (training, selection, calibration, test)):
         raise DataError(
             f"{data.location} has too few rows ({len(rows)}) to be split into training, selection, calibration and"
             " test; a few dozen for each class are the least"
         )
-    return Splits(training=lists[3], selection=lists[2], calibration=lists[1], test=lists[0], dropped=dropped)
+    return splits
+
+
+def _distinct(data: ImageData, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The first row of each content, in ascending order."""
+    _, first = np.unique(data.digests(rows), return_index=True)
+    return np.sort(rows[first])
 
 
 def _take(
@@ -73,15 +88,3 @@ def _take(
         taken.append(members[: round(len(members) * share)])
     chosen = np.sort(np.concatenate(taken)) if taken else rows[:0]
     return chosen, np.setdiff1d(rows, chosen)
-
-
-def _without_repeats(data: ImageData, lists: list[NDArray[np.int64]]) -> tuple[list[NDArray[np.int64]], int]:
-    seen = np.empty(0, dtype=np.uint64)
-    kept, dropped = [], 0
-    for rows in lists:
-        digests = data.digests(rows)
-        fresh = ~np.isin(digests, seen)
-        kept.append(rows[fresh])
-        dropped += int((~fresh).sum())
-        seen = np.concatenate([seen, digests])
-    return kept, dropped
