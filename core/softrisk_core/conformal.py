@@ -105,7 +105,7 @@ def confident_rank(alpha: float, n: int) -> int:
         alpha: False-alarm rate, in (0, 1).
         n: Number of calibration scores.
     """
-    successes = np.arange(marginal_rank(alpha, n) + 1)
+    successes = np.arange(min(marginal_rank(alpha, n), n) + 1)
     # log P(K = k) from log P(K = k − 1); l never exceeds α(n + 1), so the upper tail is not needed.
     steps = np.log(n - successes[1:] + 1) - np.log(successes[1:]) + math.log(alpha) - math.log1p(-alpha)
     log_mass = n * math.log1p(-alpha) + np.concatenate([[0.0], np.cumsum(steps)])

@@ -1,5 +1,6 @@
 """What happens around every request: its id, its line in the log, its count, and faults of ours."""
 
+import asyncio
 import os
 import re
 import time
@@ -76,14 +77,22 @@ class RequestRecorder:
             await self._app(scope, receive, send_with_id)
         except (ClientDisconnect, ClientGoneError):
             status = CLIENT_CLOSED
+        except asyncio.CancelledError:
+            if status:
+                raise
+            # The server cancels what is still running when its time for shutting down is over.
+            detail = "the server is shutting down"
+            await problem(request, 503, detail, {"retry-after": "1"})(scope, receive, send_with_id)
         except Exception:
             self._metrics.internal_errors.inc()
             log.exception("internal error", path=scope["path"][:256], request_id=record.request_id)
             if status:  # half an answer is out: only the server can cut it off
+                status = 500
                 raise
             detail = f"a fault of the service, logged with the id {record.request_id}"
             await problem(request, 500, detail)(scope, receive, send_with_id)
-        self._tell(scope, record, status, time.perf_counter() - start)
+        finally:
+            self._tell(scope, record, status, time.perf_counter() - start)
 
     def _tell(self, scope: Scope, record: Record, status: int, seconds: float) -> None:
         model = record.served.name if record.served else ""

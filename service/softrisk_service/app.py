@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 from prometheus_client import CollectorRegistry
 
 from softrisk_core import __version__
@@ -40,10 +41,12 @@ def create_app(settings: Settings, *, registry: CollectorRegistry, engine: Engin
             await engine.close()
             inference.close()
 
-    app = FastAPI(
+    # /docs with scripts and styles of our own, not from a server on the internet.
+    app = FastAPIOffline(
         title="softrisk",
         version=__version__,
         lifespan=lifespan,
+        static_url="/docs/assets",
         redoc_url=None,
         # A redirect would be built from the Host header, which is the client's.
         redirect_slashes=False,

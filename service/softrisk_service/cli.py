@@ -11,12 +11,14 @@ import typer
 import uvicorn
 from prometheus_client import CollectorRegistry, disable_created_metrics
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from softrisk_service.app import create_app
 from softrisk_service.engine import Engine, check_repository
 from softrisk_service.errors import ConfigurationError
 from softrisk_service.logs import configure_logs
 from softrisk_service.metrics import Metrics
+from softrisk_service.protocol import GuardedProtocol
 from softrisk_service.settings import Settings
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -24,8 +26,11 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 def _flag(field: str, *names: str) -> Any:
     info = Settings.model_fields[field]
-    default = "" if info.default is None else f" [default: {info.default}]"
-    return typer.Option(*names, help=f"{info.description}{default}", show_default=False)
+    default = info.default
+    if isinstance(default, bool):  # then the name is a pair, --on/--off
+        default = names[0].split("/")[not default].removeprefix("--")
+    shown = "" if default is None else f" [default: {default}]"
+    return typer.Option(*names, help=f"{info.description}{shown}", show_default=False)
 
 
 @app.command()
@@ -40,7 +45,10 @@ def serve(
     max_batch_size: Annotated[int | None, _flag("max_batch_size")] = None,
     queue_size: Annotated[int | None, _flag("queue_size")] = None,
     max_instances: Annotated[int | None, _flag("max_instances")] = None,
+    max_pixels: Annotated[int | None, _flag("max_pixels")] = None,
     max_body_bytes: Annotated[int | None, _flag("max_body_bytes")] = None,
+    max_json_bytes: Annotated[int | None, _flag("max_json_bytes")] = None,
+    max_bodies_bytes: Annotated[int | None, _flag("max_bodies_bytes")] = None,
     deadline_seconds: Annotated[float | None, _flag("deadline_seconds")] = None,
     threads: Annotated[int | None, _flag("threads")] = None,
     drain_seconds: Annotated[float | None, _flag("drain_seconds")] = None,
@@ -66,7 +74,8 @@ def serve(
         host=settings.host,
         port=settings.port,
         loop="auto",  # uvloop, where there is one
-        http="httptools",
+        http=GuardedProtocol,
+        ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
@@ -80,11 +89,24 @@ def _settings(flags: dict[str, Any]) -> Settings:
     try:
         return Settings(**flags)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise ConfigurationError(
-            f"{name + ': ' if name else ''}{first['msg'].removeprefix('Value error, ')}"
-        ) from error
+        raise ConfigurationError(_explained(error.errors()[0], flags)) from error
+
+
+def _explained(fault: ErrorDetails, flags: dict[str, Any]) -> str:
+    message = fault["msg"].removeprefix("Value error, ")
+    if not fault["loc"]:  # a rule about several settings, which names them
+        return message
+    field, value = str(fault["loc"][0]), fault["input"]
+    if field in flags:
+        return f"--{field.replace('_', '-')} {value}: {message}"
+    variable = f"SOFTRISK_{field.upper()}"
+    hint = ""
+    if str(value).startswith("tcp://"):
+        hint = (
+            f". Kubernetes sets {variable} in each pod beside a service named softrisk: set enableServiceLinks: false "
+            f"in the pod, or give --{field.replace('_', '-')}, which wins"
+        )
+    return f"the environment variable {variable}={value}: {message}{hint}"
 
 
 class _Server(uvicorn.Server):

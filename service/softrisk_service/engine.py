@@ -8,7 +8,7 @@ from typing import Final, Literal
 import structlog
 
 from softrisk_core.bundle import Bundle, load_bundle
-from softrisk_core.errors import SoftriskError
+from softrisk_core.errors import BundleError, CalibrationError, SoftriskError
 from softrisk_core.manifest import InputSpec, Manifest
 from softrisk_core.repository import Repository
 from softrisk_service.batcher import Batcher
@@ -60,7 +60,7 @@ class VersionStatus:
     version: str
     ready: bool
     reason: str | None = None
-    """Why it is not ready."""
+    """Why it is not ready: short, since anybody may read it; the log says all."""
 
 
 class Engine:
@@ -173,7 +173,7 @@ class Engine:
             reason = str(error) if expected else f"{type(error).__name__}: {error}"
             log.error("version not ready", model=name, version=version, reason=reason, exc_info=not expected)
             self.metrics.model_ready.labels(name, str(version)).set(0)
-            return reason
+            return _outward(error)
         metrics = ModelMetrics(self.metrics, bundle.manifest, policy, runtime.provider)
         batcher = Batcher(
             runtime, metrics, max_batch_size=self._settings.max_batch_size, queue_size=self._settings.queue_size
@@ -202,6 +202,19 @@ class Engine:
             for entry in versions.values():
                 if isinstance(entry, ServedVersion):
                     yield entry
+
+
+def _outward(error: Exception) -> str:
+    """Why a version is not ready, without paths and texts of this machine."""
+    match error:
+        case BundleError():
+            return "its bundle is damaged or cannot be read; the log says more"
+        case CalibrationError():
+            return "its calibration cannot serve the decision levels; the log says more"
+        case NotServableError():
+            return "its graph cannot be served here; the log says more"
+        case _:
+            return "it could not be loaded; the log says more"
 
 
 def _check_image(spec: InputSpec) -> None:

@@ -7,10 +7,12 @@ ServiceError
 └── RequestError         an answer other than 200; the class says which
     ├── MalformedError      400
     ├── UnknownModelError   404
+    ├── SlowBodyError       408
     ├── TooLargeError       413
     ├── MediaTypeError      415
     ├── InvalidInputError   422
     ├── QueueFullError      429
+    ├── BodiesFullError     429
     ├── NotReadyError       503
     └── DeadlineError       504
 ```
@@ -54,11 +56,18 @@ class UnknownModelError(RequestError):
     status = 404
 
 
+class SlowBodyError(RequestError):
+    """The body was not there in time: the caller's doing, not a fault of the service."""
+
+    status = 408
+    # What is left of the body, here and below, will not be read, so the connection cannot be used again.
+    headers = MappingProxyType({"connection": "close"})
+
+
 class TooLargeError(RequestError):
-    """The body, or the number of instances in it, is over the limit."""
+    """The body, or the number of instances or pixels in it, is over the limit."""
 
     status = 413
-    # What is left of the body will not be read, so the connection cannot be used again.
     headers = MappingProxyType({"connection": "close"})
 
 
@@ -81,6 +90,13 @@ class QueueFullError(RequestError):
     headers = MappingProxyType({"retry-after": "1"})
 
 
+class BodiesFullError(RequestError):
+    """The requests being received and decoded hold more bytes than the server is willing to keep."""
+
+    status = 429
+    headers = MappingProxyType({"retry-after": "1", "connection": "close"})
+
+
 class NotReadyError(RequestError):
     """The model is loading, broken, or the server is shutting down."""
 
@@ -95,4 +111,4 @@ class DeadlineError(RequestError):
 
 
 class ClientGoneError(Exception):
-    """The caller closed the connection: there is nobody left to answer."""
+    """The caller closed the connection, or has been told 504: there is nobody left to answer."""

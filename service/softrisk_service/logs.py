@@ -43,4 +43,6 @@ def configure_logs(settings: Settings) -> None:
         logger_factory=factory,
         cache_logger_on_first_use=True,
     )
+    # Pillow warns about odd files; standard error is not where log readers look.
+    logging.captureWarnings(True)
     logging.basicConfig(handlers=[_Forwarder()], level=level, force=True)

@@ -125,7 +125,9 @@ class InferRequest(_Body):
 
     id: str | None = None
     parameters: dict[str, Scalar] | None = None
-    """`alpha`: false-alarm rate of the output `flagged`."""
+    """`alpha`: false-alarm rate of the output `flagged`; `guarantee`: `marginal` or `confident`. Others are refused,
+    but for a few that clients send unasked (`binary_data_output`, `content_type`, `priority`, `timeout`, `sequence_…`)
+    and that change nothing."""
     inputs: list[InferInput]
     outputs: list[InferWanted] | None = None
     """By default all that the metadata list."""
@@ -229,10 +231,11 @@ class Problem(BaseModel):
 _DESCRIPTIONS: Final = {
     400: "Not what its media type says: broken JSON, NaN, Infinity.",
     404: "No such model or version.",
-    413: "The body or the number of instances is over the limit.",
+    408: "The body was not there in time.",
+    413: "The body, or the number of instances or pixels in it, is over the limit.",
     415: "Media type not accepted here.",
-    422: "Not an input of this model: shape, type or values; an image that is damaged or too large; α out of range.",
-    429: "The queue is full.",
+    422: "Not an input of this model: shape, type or values; a damaged image; a parameter unknown or out of range.",
+    429: "The queue is full, or too many bodies are being received.",
     503: "Not ready, or shutting down.",
     504: "No answer before the deadline.",
 }

@@ -36,10 +36,16 @@ class Settings(BaseSettings):
     """Most instances waiting for a model; beyond it requests are answered 429."""
     max_instances: Count = 1024
     """Most instances in one request; beyond it 413."""
+    max_pixels: Count = 25_000_000
+    """Most pixels of all images in one request, each as stored or as resized, whichever is more; beyond it 413."""
     max_body_bytes: Count = 16 * 1024 * 1024
     """Longest request body; beyond it 413."""
+    max_json_bytes: Count = 4 * 1024 * 1024
+    """Longest JSON body, if less: no other request is served while it is parsed; beyond it 413."""
+    max_bodies_bytes: Count = 128 * 1024 * 1024
+    """Most bytes of bodies being received and decoded, of all requests together; beyond it 429."""
     deadline_seconds: Seconds = 10.0
-    """Longest time from the head of a request to its answer; beyond it 504."""
+    """Longest time for a body to arrive, beyond it 408, and from there to the answer, beyond it 504."""
     threads: Count | None = None
     """Threads onnxruntime computes with; by default the cores that this process may use."""
 
@@ -59,6 +65,15 @@ class Settings(BaseSettings):
     def _levels_are_ordered(self) -> Self:
         if self.alpha_review is not None and self.alpha_reject is not None and self.alpha_reject > self.alpha_review:
             raise ValueError(f"alpha_reject = {self.alpha_reject} must not exceed alpha_review = {self.alpha_review}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_body_fits_among_the_bodies(self) -> Self:
+        if self.max_body_bytes > self.max_bodies_bytes:
+            raise ValueError(
+                f"max_body_bytes = {self.max_body_bytes} must not exceed max_bodies_bytes = {self.max_bodies_bytes}: "
+                "such a body could never be admitted"
+            )
         return self
 
     @model_validator(mode="after")

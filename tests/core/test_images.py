@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from softrisk_core.errors import ImageError
-from softrisk_core.images import MAX_PIXELS, decode_image
+from softrisk_core.images import MAX_PIXELS, decode_image, image_size
 
 
 def encode(pixels: NDArray[np.uint8] | NDArray[np.uint16], fmt: str = "PNG", mode: str | None = None) -> bytes:
@@ -58,6 +58,52 @@ def test_transparency_lies_over_black() -> None:
     rgba[..., :3] = 200
     rgba[0, 0, 3] = 255
     assert decode_image(encode(rgba), mode="L")[0].tolist() == [[200, 0], [0, 0]]
+
+
+def test_transparency_is_composed_as_by_pillow_for_every_colour_and_opacity() -> None:
+    colour, opacity = np.meshgrid(np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8))
+    rgba = np.stack([colour, colour, colour, opacity], axis=-1)
+    expected = Image.alpha_composite(Image.new("RGBA", (256, 256), (0, 0, 0, 255)), Image.fromarray(rgba))
+    assert np.array_equal(decode_image(encode(rgba), mode="RGB").transpose(1, 2, 0), np.asarray(expected)[..., :3])
+
+
+def test_transparency_of_grey_and_palette_images_lies_over_black() -> None:
+    grey = np.stack([np.full((2, 2), 200, np.uint8), np.array([[255, 0], [255, 255]], np.uint8)], axis=-1)
+    palette = Image.fromarray(np.array([[0, 1], [0, 0]], np.uint8)).convert("P")
+    palette.putpalette([200] * 6)
+    buffer = io.BytesIO()
+    palette.save(buffer, "PNG", transparency=1)
+    for data in (encode(grey), buffer.getvalue()):
+        assert decode_image(data, mode="L")[0].tolist() == [[200, 0], [200, 200]]
+
+
+@pytest.mark.parametrize("fmt", ["PNG", "JPEG"])
+@pytest.mark.parametrize("orientation", range(9))
+def test_pictures_are_turned_upright(fmt: str, orientation: int) -> None:
+    stored = Image.fromarray(COLOUR)
+    exif = stored.getexif()
+    exif[ExifTags.Base.Orientation] = orientation
+    buffer = io.BytesIO()
+    stored.save(buffer, fmt, exif=exif)
+    with Image.open(buffer) as image:
+        expected = np.asarray(ImageOps.exif_transpose(image)).transpose(2, 0, 1)
+    assert np.array_equal(decode_image(buffer.getvalue(), mode="RGB"), expected)
+    assert image_size(buffer.getvalue()) == (8, 6)
+
+
+@given(st.binary(max_size=100))
+def test_damaged_metadata_do_not_spoil_a_picture(metadata: bytes) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(GREY).save(buffer, "PNG", exif=b"Exif\0\0II*\0\x08\0\0\0" + metadata)
+    assert decode_image(buffer.getvalue(), mode="L", size=(8, 8)).shape == (1, 8, 8)
+
+
+def test_the_size_is_read_from_the_header_alone() -> None:
+    assert image_size(png_of_size(30, 20)) == (20, 30)
+    with pytest.raises(ImageError, match="pixels"):
+        image_size(png_of_size(50_000, 50_000))
+    with pytest.raises(ImageError, match="not a PNG or JPEG"):
+        image_size(b"hello")
 
 
 def test_resizing_gives_the_asked_size() -> None:
@@ -107,3 +153,21 @@ def test_a_changed_byte_never_raises_anything_else(position: int, value: int, fm
     except ImageError:
         return
     assert pixels.shape == (1, 8, 8)
+
+
+def test_whatever_a_decoder_raises_is_an_image_error() -> None:
+    """Pillow raises IndexError for an empty colour profile behind the pixels."""
+    data = encode(GREY)
+    profile = struct.pack(">I", 0) + b"iCCP" + struct.pack(">I", zlib.crc32(b"iCCP"))
+    with pytest.raises(ImageError, match="truncated or damaged"):
+        decode_image(data[:-12] + profile + data[-12:], mode="L")
+
+
+def test_a_jpeg_made_of_countless_scans_is_refused() -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(COLOUR).save(buffer, "JPEG", progressive=True)
+    data = buffer.getvalue()
+    assert decode_image(data, mode="RGB").shape == (3, 8, 6)
+    last = data.rindex(b"\xff\xda")
+    with pytest.raises(ImageError, match="more than 100 scans"):
+        decode_image(data[:last] + data[last:-2] * 101 + data[-2:], mode="RGB")

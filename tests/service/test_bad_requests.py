@@ -4,6 +4,7 @@ import asyncio
 import base64
 import io
 import struct
+import threading
 import zipfile
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -19,6 +20,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from structlog.testing import capture_logs
 
+from softrisk_service.codecs import body as body_module
+from softrisk_service.codecs import v1
+from softrisk_service.codecs.body import BodyBudget
+from softrisk_service.codecs.media import image_input
 from softrisk_service.schemas import Problem
 
 Pixels = Callable[[int, int], NDArray[np.float32]]
@@ -100,6 +105,8 @@ BAD: list[tuple[str, bytes, int, str]] = [
     (JSON, orjson.dumps({"instances": [INSTANCE], "parameters": {"alpha": True}}), 422, "parameters.alpha"),
     (JSON, orjson.dumps({"instances": [INSTANCE], "parameters": {"alpha": 0}}), 422, "strictly between 0 and 1"),
     (JSON, orjson.dumps({"instances": [INSTANCE], "parameters": {"alpha": 0.004}}), 422, "at least 249"),
+    (JSON, orjson.dumps({"instances": [INSTANCE], "parameters": {"alpha": 1e-310}}), 422, "parameters.alpha"),
+    (JSON, orjson.dumps({"instances": [INSTANCE], "parameters": {"alpha": 5e-324}}), 422, "parameters.alpha"),
     (JSON, orjson.dumps({"instances": [INSTANCE], "parameters": {"guarantee": ["x"]}}), 422, "parameters.guarantee"),
     (JSON, orjson.dumps({"instances": [INSTANCE], "parameters": {"probabilities": 1}}), 422, "probabilities"),
     # encoded files
@@ -117,7 +124,7 @@ BAD: list[tuple[str, bytes, int, str]] = [
     ("image/png", b"", 422, "not a PNG or JPEG"),
     ("image/png", archive(), 422, "not a PNG or JPEG"),
     ("image/png", whole_png()[:-300], 422, "truncated or damaged"),
-    ("image/png", png(50_000, 50_000, b"\0" * 10_000), 422, "pixels that are accepted"),
+    ("image/png", png(50_000, 50_000, b"\0" * 10_000), 422, "more than the 25,000,000 that are accepted"),
     ("image/png", png(0, 4, b""), 422, "image"),
     ("image/jpeg", b"\xff\xd8\xff\xe0" + b"\0" * 50, 422, "image"),
     # arrays
@@ -211,11 +218,119 @@ async def test_large_bodies_are_refused_announced_or_not(repository: Path, serve
         for response in (announced, streamed):
             assert response.status_code == 413
             assert response.headers["connection"] == "close"
-        assert sent <= 12_000
+        assert sent <= 52_000
         exact = orjson.dumps({"instances": [INSTANCE]}).ljust(10_000)
         assert (await running.client.post(PREDICT, content=exact)).status_code == 200
         absurd = {"content-length": "9" * 5000}
         assert (await running.client.post(PREDICT, content=endless(), headers=absurd)).status_code == 413
+    async with serve(repository, max_json_bytes=10_000) as running:
+        assert (await running.client.post(PREDICT, content=b" " * 10_001)).status_code == 413
+        array = npy(np.zeros((500, 1, 4, 4), np.float32))
+        bulk = await running.client.post(PREDICT, content=array, headers={"content-type": NPY})
+        assert bulk.status_code == 200
+
+
+async def test_a_body_that_does_not_arrive_is_the_callers_fault(repository: Path, serve: Any) -> None:
+    async def stalled() -> AsyncIterator[bytes]:
+        yield b'{"inst'
+        await asyncio.Event().wait()
+
+    async with serve(repository, deadline_seconds=0.1) as running:
+        response = await running.client.post(PREDICT, content=stalled())
+        assert (response.status_code, response.headers["connection"]) == (408, "close")
+        Problem.model_validate(response.json())
+        labels = {"model": "tiny", "version": "2", "protocol": "v1", "code": "408"}
+        assert running.value("softrisk_inference_requests_total", **labels) == 1
+
+
+async def test_bodies_share_a_budget(repository: Path, serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrived, go_on = asyncio.Event(), asyncio.Event()
+    body = orjson.dumps({"instances": [INSTANCE]}).ljust(1500)
+
+    async def halting() -> AsyncIterator[bytes]:
+        yield body[:1000]
+        arrived.set()
+        await go_on.wait()
+        yield body[1000:]
+
+    async def unannounced() -> AsyncIterator[bytes]:
+        yield body
+
+    async def unannounced_and_stalled() -> AsyncIterator[bytes]:
+        yield body
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(body_module, "_DISCARDING_SECONDS", 0.05)
+    async with serve(repository, max_body_bytes=1500, max_bodies_bytes=2000) as running:
+        first = asyncio.create_task(running.client.post(PREDICT, content=halting()))
+        await arrived.wait()
+        for content in (body, unannounced(), unannounced_and_stalled()):
+            full = await running.client.post(PREDICT, content=content)
+            assert (full.status_code, full.headers["retry-after"]) == (429, "1")
+        go_on.set()
+        assert (await first).status_code == 200
+        # Whatever becomes of a request, its bytes are given back.
+        for media in (JSON, NPY, "image/png", "text/plain"):
+            for wrong in (b"[".ljust(1500), b"[".ljust(1501)):
+                await running.client.post(PREDICT, content=wrong, headers={"content-type": media})
+        assert (await running.client.post(PREDICT, content=body)).status_code == 200
+
+
+def images_of(*sizes: tuple[int, int]) -> dict[str, Any]:
+    def encoded(width: int, height: int) -> str:
+        return base64.b64encode(png(width, height, (b"\0" * (width + 1)) * height)).decode()
+
+    return {"instances": [{"b64": encoded(*size)} for size in sizes]}
+
+
+async def test_the_images_of_a_request_share_a_pixel_budget(
+    repository: Path, serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[int] = []
+
+    def counted(data: bytes, spec: Any) -> Any:
+        decoded.append(len(data))
+        return image_input(data, spec)
+
+    monkeypatch.setattr(v1, "image_input", counted)
+    async with serve(repository, max_pixels=1000) as running:
+        assert (await running.post(PREDICT, images_of((20, 20), (20, 30)))).status_code == 200
+        assert len(decoded) == 2
+        refused = await running.post(PREDICT, images_of((20, 20), (20, 31)))
+        assert refused.status_code == 413
+        assert "1020 pixels together" in refused.json()["detail"]
+        # Each is at least as large as what it is resized to, 4×4.
+        assert (await running.post(PREDICT, images_of(*[(1, 1)] * 63))).status_code == 413
+        raw = base64.b64decode(images_of((40, 40))["instances"][0]["b64"])
+        alone = await running.client.post(PREDICT, content=raw, headers={"content-type": "image/png"})
+        assert alone.status_code == 413
+        assert len(decoded) == 2
+
+
+async def test_decoding_stops_when_nobody_waits_for_it(
+    repository: Path, serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, ended, decoded = threading.Event(), threading.Event(), []
+    give_back = BodyBudget.give_back
+
+    def slowly(data: bytes, spec: Any) -> Any:
+        decoded.append(len(data))
+        assert gate.wait(10)
+        return image_input(data, spec)
+
+    def told(self: BodyBudget, size: int) -> None:
+        give_back(self, size)
+        ended.set()
+
+    monkeypatch.setattr(v1, "image_input", slowly)
+    monkeypatch.setattr(BodyBudget, "give_back", told)
+    async with serve(repository, deadline_seconds=0.2) as running:
+        response = await running.post(PREDICT, images_of((8, 8), (8, 8), (8, 8)))
+        assert response.status_code == 504
+        gate.set()
+        assert await asyncio.to_thread(ended.wait, 10)
+        assert len(decoded) == 1
+        assert (await running.post(PREDICT, images_of((8, 8)))).status_code == 200
 
 
 async def test_a_model_that_answers_with_infinity_is_not_quoted(service: Any, images: Pixels) -> None:
@@ -279,9 +394,9 @@ def send(repository: Path, serve: Any) -> Iterator[Send]:
 
         def post(path: str, media: str, body: bytes) -> int:
             response = runner.run(running.client.post(path, content=body, headers={"content-type": media}))
+            answer = orjson.loads(response.content)  # which, unlike Python's own parser, takes no NaN
             if response.status_code != 200:
-                Problem.model_validate(response.json())
-            assert b"NaN" not in response.content
+                Problem.model_validate(answer)
             return int(response.status_code)
 
         yield post
@@ -301,15 +416,31 @@ VALUES = st.recursive(
     ),
     max_leaves=30,
 )
+UNIT = st.floats(0, 1, width=32)
+VALID = st.lists(
+    st.lists(st.lists(UNIT, min_size=4, max_size=4), min_size=4, max_size=4).map(lambda plane: [plane]),
+    min_size=1,
+    max_size=2,
+)
 ROWS = st.lists(st.lists(st.lists(st.lists(NUMBERS, min_size=3, max_size=4), max_size=4), max_size=1), max_size=3)
-PARAMETERS = st.dictionaries(st.sampled_from(["alpha", "guarantee", "probabilities"]), VALUES) | VALUES
+LEVELS = st.floats(0, 1) | st.floats(allow_nan=False) | st.sampled_from([1e-310, 5e-324, 0.5, 1 - 2**-53])
+GUARANTEES = st.sampled_from(["marginal", "confident"])
+PARAMETERS = st.fixed_dictionaries(
+    {},
+    optional={"alpha": LEVELS | VALUES, "guarantee": GUARANTEES | VALUES, "probabilities": st.booleans() | VALUES},
+)
+ANY_PARAMETERS = PARAMETERS | st.dictionaries(st.text(max_size=5), VALUES) | VALUES
 TENSOR = st.fixed_dictionaries(
     {
         "name": st.just("image") | VALUES,
         "shape": st.just([1, 1, 4, 4]) | st.lists(st.integers(-2, 2**70), max_size=5) | VALUES,
         "datatype": st.just("FP32") | VALUES,
         "data": st.lists(NUMBERS, min_size=15, max_size=17) | VALUES,
-    }
+    },
+    optional={"parameters": st.dictionaries(st.text(max_size=5), VALUES) | VALUES},
+)
+VALID_TENSOR = st.lists(UNIT, min_size=16, max_size=16).map(
+    lambda data: {"name": "image", "shape": [1, 1, 4, 4], "datatype": "FP32", "data": data}
 )
 
 
@@ -329,7 +460,17 @@ def test_fuzzed_files(send: Send, data: bytes, start: int, patch: bytes, media: 
     assert send(PREDICT, JSON, document) in KNOWN
 
 
-@given(st.fixed_dictionaries({"instances": ROWS | VALUES}, optional={"parameters": PARAMETERS}) | VALUES)
+@given(VALID, PARAMETERS)
+@FUZZ
+def test_fuzzed_parameters_of_valid_inputs(send: Send, instances: list[Any], parameters: dict[str, Any]) -> None:
+    for document in ({"instances": instances, "parameters": parameters}, {"instances": instances}):
+        assert send(PREDICT, JSON, orjson.dumps(document, default=str)) in KNOWN
+    flat = np.array(instances, np.float32).ravel().tolist()
+    tensor = {"name": "image", "shape": [len(instances), 1, 4, 4], "datatype": "FP32", "data": flat}
+    assert send(INFER, JSON, orjson.dumps({"inputs": [tensor], "parameters": parameters})) in KNOWN
+
+
+@given(st.fixed_dictionaries({"instances": VALID | ROWS | VALUES}, optional={"parameters": ANY_PARAMETERS}) | VALUES)
 @FUZZ
 def test_fuzzed_predict_documents(send: Send, document: object) -> None:
     body = orjson.dumps(document, default=str) if _encodable(document) else repr(document).encode()
@@ -339,11 +480,11 @@ def test_fuzzed_predict_documents(send: Send, document: object) -> None:
 
 @given(
     st.fixed_dictionaries(
-        {"inputs": st.lists(TENSOR, max_size=2) | VALUES},
+        {"inputs": st.lists(VALID_TENSOR | TENSOR, max_size=2) | VALUES},
         optional={
             "id": VALUES,
             "outputs": VALUES | st.lists(st.fixed_dictionaries({"name": VALUES})),
-            "parameters": PARAMETERS,
+            "parameters": ANY_PARAMETERS,
         },
     )
 )

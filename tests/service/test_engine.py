@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from structlog.testing import capture_logs
 
 from softrisk_core.bundle import MANIFEST, MODEL
 from softrisk_service.engine import check_repository
@@ -22,27 +23,38 @@ Pixels = Callable[[int, int], NDArray[np.float32]]
 PREDICT = "/v1/models/tiny:predict"
 
 
-async def test_the_highest_ready_version_answers_and_the_broken_one_says_why(
+def logged_reasons(logs: Any) -> dict[tuple[str, int], str]:
+    """Why versions are not ready, as the operator reads it."""
+    return {(line["model"], line["version"]): line["reason"] for line in logs if line["event"] == "version not ready"}
+
+
+async def test_the_highest_ready_version_answers_and_the_broken_one_says_why_without_paths(
     tmp_path: Path, make_bundle: Any, serve: Any, images: Pixels
 ) -> None:
     make_bundle(tmp_path)
     broken = make_bundle(tmp_path)
     broken.model_path.write_bytes(broken.model_path.read_bytes()[:-1])
+    with capture_logs() as logs:
+        async with serve(tmp_path):
+            pass
+    assert f"{broken.model_path} is truncated" in logged_reasons(logs)["tiny", 2]
     async with serve(tmp_path) as service:
         answer = (await service.post(PREDICT, {"instances": images(1, 1).tolist()})).json()
         assert answer["model_version"] == "1"
         refused = await service.post("/v1/models/tiny/versions/2:predict", {"instances": images(1, 1).tolist()})
         assert refused.status_code == 503
-        assert "truncated" in refused.json()["detail"]
+        assert "damaged" in refused.json()["detail"]
         ready = await service.client.get("/readyz")
         assert ready.status_code == 200
         Readiness.model_validate(ready.json())
         states = {state["version"]: state for state in ready.json()["versions"]}
         assert "reason" not in states["1"]
-        assert "truncated" in states["2"]["reason"]
+        assert "damaged" in states["2"]["reason"]
         metadata = (await service.client.get("/v2/models/tiny")).json()
         assert metadata["versions"] == ["1"]
-        assert "truncated" in metadata["parameters"]["not_ready_2"]
+        assert "damaged" in metadata["parameters"]["not_ready_2"]
+        for answer in (refused, ready, await service.client.get("/v2/models/tiny")):
+            assert str(tmp_path) not in answer.text
         assert service.value("softrisk_model_ready", model="tiny", version="1") == 1
         assert service.value("softrisk_model_ready", model="tiny", version="2") == 0
         assert service.value("softrisk_ready") == 1
@@ -92,10 +104,11 @@ async def test_a_version_must_repeat_its_golden_outputs(
     tmp_path: Path, make_bundle: Any, serve: Any, tamper: Any, reason: str | None
 ) -> None:
     make_bundle(tmp_path, tamper=tamper)
-    async with serve(tmp_path) as service:
-        states = (await service.client.get("/readyz")).json()["versions"]
-        assert states[0]["ready"] == (reason is None)
-        assert reason is None or reason in states[0]["reason"]
+    with capture_logs() as logs:
+        async with serve(tmp_path) as service:
+            states = (await service.client.get("/readyz")).json()["versions"]
+    assert states[0]["ready"] == (reason is None)
+    assert reason is None or reason in logged_reasons(logs)["tiny", 1]
 
 
 async def test_without_a_ready_model_the_service_wants_no_traffic(tmp_path: Path, make_bundle: Any, serve: Any) -> None:
@@ -116,17 +129,21 @@ async def test_a_calibration_too_small_for_the_policy_is_not_served(
 ) -> None:
     make_bundle(tmp_path, "small", n=199)
     make_bundle(tmp_path, "large", n=1999)
-    async with serve(tmp_path, alpha_review=0.001) as service:
-        states = {state["name"]: state for state in (await service.client.get("/readyz")).json()["versions"]}
-        assert "it needs at least 999" in states["small"]["reason"]
-        assert states["large"]["ready"]
+    with capture_logs() as logs:
+        async with serve(tmp_path, alpha_review=0.001) as service:
+            states = {state["name"]: state for state in (await service.client.get("/readyz")).json()["versions"]}
+    assert "decision levels" in states["small"]["reason"]
+    assert "it needs at least 999" in logged_reasons(logs)["small", 1]
+    assert states["large"]["ready"]
 
 
 async def test_a_renamed_bundle_is_not_served(tmp_path: Path, make_bundle: Any, serve: Any) -> None:
     bundle = make_bundle(tmp_path)
     bundle.folder.rename(bundle.folder.parent / "5")
-    async with serve(tmp_path) as service:
-        assert "holds tiny version 1" in (await service.client.get("/readyz")).json()["versions"][0]["reason"]
+    with capture_logs() as logs:
+        async with serve(tmp_path) as service:
+            assert not service.engine.ready
+    assert "holds tiny version 1" in logged_reasons(logs)["tiny", 5]
 
 
 async def test_a_graph_that_onnxruntime_refuses_is_not_served(tmp_path: Path, make_bundle: Any, serve: Any) -> None:
@@ -138,8 +155,10 @@ async def test_a_graph_that_onnxruntime_refuses_is_not_served(tmp_path: Path, ma
     manifest = bundle.manifest.model_copy(update={"files": files})
     (bundle.folder / MANIFEST).write_text(manifest.model_dump_json())
     load_bundle(bundle.folder)
-    async with serve(tmp_path) as service:
-        assert "onnxruntime cannot load" in (await service.client.get("/readyz")).json()["versions"][0]["reason"]
+    with capture_logs() as logs:
+        async with serve(tmp_path) as service:
+            assert "graph" in (await service.client.get("/readyz")).json()["versions"][0]["reason"]
+    assert "onnxruntime cannot load" in logged_reasons(logs)["tiny", 1]
 
 
 async def test_while_models_are_loading_requests_are_answered_503(

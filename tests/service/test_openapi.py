@@ -1,5 +1,6 @@
 """The committed contract is the one of the app."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -58,4 +59,11 @@ def test_the_examples_are_valid() -> None:
 async def test_the_app_serves_document_and_pages(service: Any, document: bytes) -> None:
     served = await service.client.get("/openapi.json")
     assert served.json() == orjson.loads(document)
-    assert "swagger" in (await service.client.get("/docs")).text
+    page = (await service.client.get("/docs")).text
+    assert "http:" not in page
+    assert "https:" not in page
+    assets = re.findall(r'(?:src|href)="(.+?)"', page)
+    assert {Path(asset).suffix for asset in assets} == {".css", ".js", ".png"}
+    for asset in assets:
+        assert (await service.client.get(asset)).status_code == 200
+    assert (await service.client.get("/docs/assets/nothing")).status_code == 404

@@ -73,6 +73,24 @@ def test_it_serves_logs_json_and_holds_no_torch(repository: Path, images: Pixels
         assert not maps.exists() or "torch" not in maps.read_text()
 
 
+def test_a_body_lost_to_an_upgrade_is_explained(repository: Path) -> None:
+    upgrade = {"connection": "Upgrade, HTTP2-Settings", "upgrade": "h2c", "http2-settings": "AAMAAABk"}
+    with running(repository) as server, httpx2.Client(base_url=server.url) as client:
+        response = client.post(PREDICT, json={"instances": []}, headers=upgrade)
+    assert response.status_code == 400
+    assert "without Upgrade" in response.json()["detail"]
+
+
+def test_what_is_not_http_is_a_problem_document(repository: Path) -> None:
+    with (
+        running(repository) as server,
+        socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as raw,
+    ):
+        raw.sendall(b"BREW / HTTP/1.1\r\n\r\n")
+        answer = raw.makefile("rb").read()
+    assert b"application/problem+json" in answer
+
+
 def test_importing_the_service_imports_no_torch() -> None:
     program = "import sys, softrisk_service.cli; sys.exit(' '.join({'torch', 'scipy', 'onnx'} & set(sys.modules)) or 0)"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

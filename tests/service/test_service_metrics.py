@@ -1,6 +1,7 @@
 """Metrics: they agree with the answers, with their document, and no client can make series."""
 
 import asyncio
+import json
 import re
 import shutil
 from asyncio.subprocess import PIPE, STDOUT
@@ -115,6 +116,37 @@ async def test_names_follow_prometheus_conventions(service: Any, images: Pixels)
     process = await asyncio.create_subprocess_exec(promtool, "check", "metrics", stdin=PIPE, stdout=PIPE, stderr=STDOUT)
     complaints, _ = await process.communicate(text.encode())
     assert (process.returncode, complaints) == (0, b"")
+
+
+async def test_the_queries_of_the_document_give_shares(repository_root: Path, tmp_path: Path) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed")
+    queries = re.findall(r"^```promql\n(.+?)```$", (repository_root / "docs/metrics.md").read_text(), re.M | re.S)
+    series = [
+        {
+            "series": f'softrisk_{metric}{{job="softrisk", instance="{instance}", model="m", version="1"{label}}}',
+            "values": f"0+{step}x20",
+        }
+        for metric, label, step in (
+            ("flagged_total", ', decision="review"', 3),
+            ("flagged_total", ', decision="reject"', 2),
+            ("predictions_total", "", 100),
+            ("p_value_bucket", ', le="0.01"', 5),
+            ("p_value_bucket", ', le="+Inf"', 100),
+            ("p_value_count", "", 100),
+        )
+        for instance in ("a", "b")
+    ]
+    expected = [{"labels": '{model="m", version="1"}', "value": 50}]
+    # Rounded: Prometheus adds the instances in any order.
+    checks = [{"expr": f"round(1000 * ({q}))", "eval_time": "15m", "exp_samples": expected} for q in queries]
+    assert len(checks) == 2
+    file = tmp_path / "queries.yml"
+    file.write_text(json.dumps({"tests": [{"interval": "1m", "input_series": series, "promql_expr_test": checks}]}))
+    process = await asyncio.create_subprocess_exec(promtool, "test", "rules", str(file), stdout=PIPE, stderr=STDOUT)
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
 
 
 def test_an_array_histogram_is_a_prometheus_histogram() -> None:

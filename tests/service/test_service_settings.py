@@ -26,6 +26,8 @@ def test_the_environment_is_read_and_flags_override_it(monkeypatch: pytest.Monke
         {"alpha_review": 1.0},
         {"alpha_review": 0.01, "alpha_reject": 0.02},
         {"queue_size": 10, "max_instances": 11},
+        {"max_body_bytes": 101, "max_bodies_bytes": 100},
+        {"max_pixels": 0},
         {"max_batch_size": 0},
         {"deadline_seconds": 0},
         {"deadline_seconds": float("inf")},
@@ -49,9 +51,36 @@ def test_a_wrong_flag_or_folder_is_told_in_a_sentence(tmp_path: Path) -> None:
     for arguments, message in (
         ([str(tmp_path / "none")], "no model repository"),
         ([str(tmp_path)], "holds no model"),
-        ([str(tmp_path), "--alpha-review", "2"], "alpha_review"),
+        ([str(tmp_path), "--alpha-review", "2"], "--alpha-review 2.0: Input should be less than 1"),
         ([str(tmp_path), "--alpha-review", "0.1", "--alpha-reject", "0.2"], "must not exceed"),
     ):
         result = typer.testing.CliRunner().invoke(cli.app, arguments)
         assert isinstance(result.exception, ConfigurationError)
         assert message in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "named"),
+    [
+        ("SOFTRISK_PORT", "tcp://10.0.0.1:8000", "enableServiceLinks: false"),
+        ("SOFTRISK_PORT", "eighty", "valid integer"),
+        ("SOFTRISK_ACCESS_LOG", "perhaps", "valid boolean"),
+        ("SOFTRISK_ALPHA_REVIEW", "2", "less than 1"),
+    ],
+)
+def test_a_wrong_environment_variable_is_named(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, named: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    result = typer.testing.CliRunner().invoke(cli.app, [])
+    assert isinstance(result.exception, ConfigurationError)
+    assert f"{variable}={value}" in str(result.exception)
+    assert named in str(result.exception)
+
+
+def test_defaults_are_shown_as_they_are_written_on_the_command_line() -> None:
+    shown = " ".join(typer.testing.CliRunner().invoke(cli.app, ["--help"]).output.split())
+    for default in ("access-log", "json-logs", "8000", "models"):
+        assert f"[default: {default}]" in shown
+    for python in (True, False, None):
+        assert f"[default: {python}]" not in shown

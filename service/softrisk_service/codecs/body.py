@@ -1,13 +1,30 @@
-"""From the bytes of a request to a JSON document or a media type."""
+"""The body of a request: its media type, its bytes, never too many of them, and its JSON."""
 
-from typing import Any
+import asyncio
+import gc
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Final
 
 import orjson
 from starlette.requests import Request
 
-from softrisk_service.errors import InvalidInputError, MalformedError, MediaTypeError, TooLargeError
+from softrisk_service.errors import (
+    BodiesFullError,
+    InvalidInputError,
+    MalformedError,
+    MediaTypeError,
+    RequestError,
+    TooLargeError,
+)
 
 JSON = "application/json"
+
+_DISCARDED_LIMITS: Final = 4
+"""How much of a refused body is read and thrown away, in multiples of the limit."""
+_DISCARDING_SECONDS: Final = 2.0
+"""And for how long."""
 
 
 def media_type(request: Request) -> str:
@@ -22,21 +39,94 @@ def media_type(request: Request) -> str:
     return request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
 
 
-async def read_body(request: Request, limit: int) -> bytes:
-    """The whole body, never holding more than a limit.
+class BodyBudget:
+    """Bytes of bodies held at a time by all requests together, from arrival until they are decoded.
+
+    Bodies are given back by the threads that decode them, hence the lock.
+
+    Args:
+        limit: Most bytes.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._held = 0
+        self._lock = threading.Lock()
+
+    def check(self, size: int) -> None:
+        """Refuse early a body that would not fit now.
+
+        Raises:
+            BodiesFullError: If it would not.
+        """
+        if self._held + size > self._limit:
+            raise BodiesFullError(f"{self._held} bytes of other requests are being received and decoded; try again")
+
+    def take(self, size: int) -> None:
+        """Hold more bytes.
+
+        Raises:
+            BodiesFullError: If they do not fit.
+        """
+        with self._lock:
+            self.check(size)
+            self._held += size
+
+    def give_back(self, size: int) -> None:
+        """Hold fewer."""
+        with self._lock:
+            self._held -= size
+
+
+async def read_body(request: Request, limit: int, budget: BodyBudget) -> bytes:
+    """The whole body, never holding more than a limit; its length has been taken from the budget.
 
     Raises:
         TooLargeError: If it is longer than `limit` bytes, announced or not.
+        BodiesFullError: If the budget is used up.
     """
+    chunks = request.stream()
+    try:
+        _check_announced(request, limit, budget)
+        return await _collected(chunks, limit, budget)
+    except RequestError:
+        if "expect" not in request.headers:  # else the caller sends nothing before it is told to go on
+            await _discard(chunks, _DISCARDED_LIMITS * limit)
+        raise
+
+
+def _check_announced(request: Request, limit: int, budget: BodyBudget) -> None:
     announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and (len(announced) > 18 or int(announced) > limit):
-        raise TooLargeError(f"the body has {announced[:18]} bytes, more than the {limit} that are accepted")
+    if announced.isdecimal():
+        if len(announced) > 18 or int(announced) > limit:
+            raise TooLargeError(f"the body has {announced[:18]} bytes, more than the {limit} that are accepted")
+        # Not taken yet: those who announce much and send nothing would lock the others out for nothing.
+        budget.check(int(announced))
+
+
+async def _collected(chunks: AsyncIterator[bytes], limit: int, budget: BodyBudget) -> bytes:
     body = bytearray()
-    async for chunk in request.stream():
-        if len(body) + len(chunk) > limit:
-            raise TooLargeError(f"the body is longer than the {limit} bytes that are accepted")
-        body += chunk
-    return bytes(body)
+    try:
+        async for chunk in chunks:
+            if len(body) + len(chunk) > limit:
+                raise TooLargeError(f"the body is longer than the {limit} bytes that are accepted")
+            budget.take(len(chunk))
+            body += chunk
+        return bytes(body)
+    except BaseException:
+        budget.give_back(len(body))
+        body.clear()  # which the exception, holding this frame, would keep
+        raise
+
+
+async def _discard(chunks: AsyncIterator[bytes], size: int) -> None:
+    """Read on: most callers look for an answer when all is sent, and would find the connection reset instead."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_DISCARDING_SECONDS):
+            async for chunk in chunks:
+                size -= len(chunk)
+                if size < 0:
+                    return
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
@@ -47,7 +137,8 @@ def parse_object(body: bytes) -> dict[str, Any]:
         InvalidInputError: If it is JSON but no object, or holds a number beyond float64.
     """
     try:
-        document = orjson.loads(body)
+        with _no_garbage_collection():
+            document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         if error.msg.startswith("number is infinity"):  # such as 1e999: JSON, but no number a tensor can hold
             raise InvalidInputError("the body holds a number that overflows") from error
@@ -57,27 +148,13 @@ def parse_object(body: bytes) -> dict[str, Any]:
     return document
 
 
-def read_alpha(parameters: dict[str, Any], default: float) -> float:
-    """The parameter `alpha`, a number; its range is checked where the rank limit is found.
-
-    Raises:
-        InvalidInputError: If it is not a number.
-    """
-    alpha = parameters.get("alpha", default)
-    if type(alpha) not in (int, float):
-        raise InvalidInputError("parameters.alpha: expected a number between 0 and 1")
-    return float(alpha)
-
-
-def read_parameters(document: dict[str, Any]) -> dict[str, Any]:
-    """The member `parameters`, an object; empty if it is absent or null.
-
-    Raises:
-        InvalidInputError: If it is anything else.
-    """
-    parameters = document.get("parameters")
-    if parameters is None:
-        return {}
-    if not isinstance(parameters, dict):
-        raise InvalidInputError("parameters: expected an object")
-    return parameters
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Millions of small lists make the collector run again and again, which stops all threads four times as long."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -1,6 +1,7 @@
 """Encoded inputs: PNG and JPEG images, and `.npy` arrays."""
 
 import base64
+import math
 import re
 from typing import Any, Final
 
@@ -8,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softrisk_core.errors import ImageError
-from softrisk_core.images import decode_image
-from softrisk_core.manifest import InputSpec
+from softrisk_core.images import decode_image, image_size
+from softrisk_core.manifest import ImageInput, InputSpec
 from softrisk_service.codecs.tensors import shown
 from softrisk_service.errors import InvalidInputError, MalformedError, MediaTypeError
 
@@ -23,6 +24,25 @@ _NPY_HEADER: Final = re.compile(
     r"\s*'shape':\s*\(([\d, ]{0,200})\)\s*,?\s*\}\s*"
 )
 _NPY_SIZES: Final = {"f": ("2", "4", "8"), "i": ("1", "2", "4", "8"), "u": ("1", "2", "4", "8")}
+
+
+def image_cost(data: bytes, spec: InputSpec) -> int:
+    """Pixels that decoding an image takes: those of the file or of the input, whichever are more.
+
+    Args:
+        data: The file, of which only the header is read.
+        spec: An input that takes images.
+
+    Raises:
+        InvalidInputError: If it is no image, or too large to decode.
+        MediaTypeError: If the input takes no images.
+    """
+    resized = _image(spec).size
+    try:
+        stored = image_size(data)
+    except ImageError as error:
+        raise InvalidInputError(f"input {spec.name!r}: {error}") from error
+    return max(math.prod(stored), math.prod(resized))
 
 
 def image_input(data: bytes, spec: InputSpec) -> NDArray[np.float32]:
@@ -39,42 +59,39 @@ def image_input(data: bytes, spec: InputSpec) -> NDArray[np.float32]:
         InvalidInputError: If it is no image, damaged, or too large to decode.
         MediaTypeError: If the input takes no images.
     """
-    if spec.image is None:
-        raise MediaTypeError(f"input {spec.name!r} takes no images, only tensors of shape {list(spec.shape)}")
+    image = _image(spec)
     try:
-        pixels = decode_image(data, mode=spec.image.mode, size=spec.image.size)
+        pixels = decode_image(data, mode=image.mode, size=image.size)
     except ImageError as error:
         raise InvalidInputError(f"input {spec.name!r}: {error}") from error
     return pixels[None].astype(np.float32) / np.float32(255)
 
 
-def base64_input(value: dict[Any, Any], spec: InputSpec, where: str) -> NDArray[np.float32]:
-    """`{"b64": "…"}` as one instance.
+def _image(spec: InputSpec) -> ImageInput:
+    if spec.image is None:
+        raise MediaTypeError(f"input {spec.name!r} takes no images, only tensors of shape {list(spec.shape)}")
+    return spec.image
+
+
+def base64_file(value: dict[Any, Any], spec: InputSpec) -> bytes:
+    """The file in `{"b64": "…"}`.
 
     Args:
         value: The JSON object.
         spec: An input that takes images.
-        where: What to call it in an error.
-
-    Returns:
-        Shape (1, …).
 
     Raises:
-        InvalidInputError: If it is another object, no base64, or no image.
+        InvalidInputError: If it is another object, or no base64.
     """
     text = value.get("b64")
     if len(value) != 1 or not isinstance(text, str):
-        raise InvalidInputError(f'{where}: expected an object {{"b64": "…"}}, got one with {shown(list(value))}')
+        raise InvalidInputError(f'expected an object {{"b64": "…"}}, got one with {shown(list(value))}')
     if spec.image is None:
-        raise InvalidInputError(f"{where}: input {spec.name!r} takes no encoded files, only nested lists")
+        raise InvalidInputError(f"input {spec.name!r} takes no encoded files, only nested lists")
     try:
-        data = base64.b64decode(text, validate=True)
+        return base64.b64decode(text, validate=True)
     except ValueError as error:
-        raise InvalidInputError(f"{where}: not base64: {error}") from error
-    try:
-        return image_input(data, spec)
-    except InvalidInputError as error:
-        raise InvalidInputError(f"{where}: {error}") from error
+        raise InvalidInputError(f"not base64: {error}") from error
 
 
 def npy_input(data: bytes, spec: InputSpec) -> NDArray[np.float32]:

@@ -16,7 +16,7 @@ def shown(value: object) -> str:
     return reprlib.repr(value)
 
 
-def to_array(value: list[Any], shape: tuple[int, ...], where: str) -> NDArray[np.float32]:
+def to_array(value: object, shape: tuple[int, ...], where: str) -> NDArray[np.float32]:
     """Nested lists of numbers as an array.
 
     Types are looked at before numpy sees a value: numpy would read booleans and strings as numbers, and take the

@@ -1,5 +1,7 @@
 """KServe V1: `{"instances": […]}` in, one rich prediction an instance out."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -7,16 +9,17 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from softrisk_core.conformal import Guarantee, p_value
+from softrisk_core.conformal import p_value
 from softrisk_core.diagnostics import DIAGNOSTICS
-from softrisk_core.errors import CalibrationError
 from softrisk_core.manifest import InputSpec
-from softrisk_service.codecs.body import JSON, parse_object, read_alpha, read_parameters
-from softrisk_service.codecs.media import IMAGE_TYPES, NPY_TYPE, base64_input, image_input, npy_input
+from softrisk_service.codecs.allowance import Allowance
+from softrisk_service.codecs.body import JSON, parse_object
+from softrisk_service.codecs.media import IMAGE_TYPES, NPY_TYPE, base64_file, image_cost, image_input, npy_input
+from softrisk_service.codecs.parameters import read_limit, read_parameters
 from softrisk_service.codecs.tensors import check_values, shown, to_array
 from softrisk_service.engine import ServedVersion
 from softrisk_service.errors import InvalidInputError, MediaTypeError, TooLargeError
-from softrisk_service.policy import limit_at, risk_score
+from softrisk_service.policy import risk_score
 from softrisk_service.runtime import Inputs, Outputs
 
 PROTOCOL: Final = "v1"
@@ -41,53 +44,42 @@ class Call:
     probabilities: bool
 
 
-def decode(media: str, body: bytes, served: ServedVersion, max_instances: int) -> Call:
+def decode(media: str, body: bytes, served: ServedVersion, allowance: Allowance) -> Call:
     """Read a request.
 
     Args:
         media: Its media type.
         body: Its body.
         served: The model that it is for.
-        max_instances: Most instances accepted.
+        allowance: What it may cost.
 
     Raises:
         RequestError: Whatever is wrong with it.
+        ClientGoneError: If nobody waits for it any more.
     """
     specs = served.manifest.inputs
     parameters: dict[str, Any] = {}
     if media == JSON:
         document = parse_object(body)
-        parameters = read_parameters(document)
-        inputs = _instances(document.get("instances"), specs, max_instances)
+        parameters = read_parameters(document, _PARAMETERS)
+        inputs = _instances(document.get("instances"), specs, allowance)
     elif media in IMAGE_TYPES:
         spec = _only_input(specs, media)
+        allowance.take_pixels(image_cost(body, spec))
         inputs = {spec.name: image_input(body, spec)}
     elif media == NPY_TYPE:
         spec = _only_input(specs, media)
         inputs = {spec.name: npy_input(body, spec)}
-        _check_count(len(inputs[spec.name]), max_instances)
+        _check_count(len(inputs[spec.name]), allowance)
     else:
         accepted = ", ".join((JSON, *IMAGE_TYPES, NPY_TYPE))
         raise MediaTypeError(f"the media type {shown(media)} is not accepted here; accepted: {accepted}")
     for spec in specs:
         check_values(inputs[spec.name], spec)
-    return _call(inputs, parameters, served)
-
-
-def _call(inputs: Inputs, parameters: dict[str, Any], served: ServedVersion) -> Call:
-    if unknown := [name for name in parameters if name not in _PARAMETERS]:
-        raise InvalidInputError(f"parameters: {shown(unknown[0])} is not known; known: {', '.join(_PARAMETERS)}")
-    alpha = read_alpha(parameters, served.policy.alpha_review)
-    guarantee: Guarantee = parameters.get("guarantee", "marginal")
-    if guarantee not in ("marginal", "confident"):
-        raise InvalidInputError(f"parameters.guarantee: expected marginal or confident, got {shown(guarantee)}")
+    alpha, limit = read_limit(parameters, served.policy)
     probabilities = parameters.get("probabilities", True)
     if not isinstance(probabilities, bool):
         raise InvalidInputError(f"parameters.probabilities: expected true or false, got {shown(probabilities)}")
-    try:
-        limit = limit_at(alpha, served.policy.n, guarantee)
-    except CalibrationError as error:
-        raise InvalidInputError(f"parameters.alpha: {error}") from error
     return Call(inputs, alpha, limit, probabilities)
 
 
@@ -97,38 +89,56 @@ def _only_input(specs: tuple[InputSpec, ...], media: str) -> InputSpec:
     return specs[0]
 
 
-def _check_count(count: int, max_instances: int) -> None:
+def _check_count(count: int, allowance: Allowance) -> None:
     if not count:
         raise InvalidInputError("instances: expected at least one, got none")
-    if count > max_instances:
-        raise TooLargeError(f"instances: at most {max_instances} are accepted in one request, got {count}")
+    if count > allowance.max_instances:
+        raise TooLargeError(f"instances: at most {allowance.max_instances} are accepted in one request, got {count}")
 
 
-def _instances(instances: object, specs: tuple[InputSpec, ...], max_instances: int) -> Inputs:
+def _instances(instances: object, specs: tuple[InputSpec, ...], allowance: Allowance) -> Inputs:
     if not isinstance(instances, list):
         raise InvalidInputError('the body must have a list "instances"')
-    _check_count(len(instances), max_instances)
+    _check_count(len(instances), allowance)
     if len(specs) == 1:
-        return {specs[0].name: _column(instances, specs[0], "instances", "")}
+        return {specs[0].name: _column(instances, specs[0], "", allowance)}
     names = {spec.name for spec in specs}
     for index, instance in enumerate(instances):
         if not isinstance(instance, dict) or set(instance) != names:
             raise InvalidInputError(f"instances[{index}]: expected an object with the inputs {sorted(names)}")
-    return {spec.name: _column([i[spec.name] for i in instances], spec, "instances", f".{spec.name}") for spec in specs}
+    return {
+        spec.name: _column([instance[spec.name] for instance in instances], spec, f".{spec.name}", allowance)
+        for spec in specs
+    }
 
 
-def _column(values: list[Any], spec: InputSpec, where: str, member: str) -> NDArray[np.float32]:
+def _column(values: list[Any], spec: InputSpec, member: str, allowance: Allowance) -> NDArray[np.float32]:
     """All instances of one input."""
-    if not any(isinstance(value, dict) for value in values):
-        place = f"input {spec.name!r}: {where}"
-        return to_array(values, (len(values), *spec.instance_shape), place)
-    rows = [
-        base64_input(value, spec, f"{where}[{index}]{member}")
-        if isinstance(value, dict)
-        else to_array([value], (1, *spec.instance_shape), f"input {spec.name!r}: {where}[{index}]{member}")
-        for index, value in enumerate(values)
-    ]
+    files: dict[int, bytes] = {}
+    for index, value in enumerate(values):
+        if isinstance(value, dict):
+            with _at(f"instances[{index}]{member}"):
+                files[index] = base64_file(value, spec)
+                allowance.take_pixels(image_cost(files[index], spec))
+    rows = []
+    for index, value in enumerate(values):
+        allowance.check()
+        if index in files:
+            with _at(f"instances[{index}]{member}"):
+                rows.append(image_input(files.pop(index), spec))
+        else:
+            place = f"input {spec.name!r}: instances[{index}]{member}"
+            rows.append(to_array(value, spec.instance_shape, place)[None])
     return np.concatenate(rows)
+
+
+@contextmanager
+def _at(where: str) -> Iterator[None]:
+    """Say where a fault is."""
+    try:
+        yield
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{where}: {error}") from error
 
 
 def encode(call: Call, outputs: Outputs, served: ServedVersion) -> bytes:
@@ -158,6 +168,7 @@ def encode(call: Call, outputs: Outputs, served: ServedVersion) -> bytes:
             "rank": rank,
             "nonconformity": nonconformity[row],
         }
-        predictions.append(prediction)
+        # Written one by one: in one piece the interpreter would be held until the last is done.
+        predictions.append(orjson.Fragment(orjson.dumps(prediction, option=orjson.OPT_SERIALIZE_NUMPY)))
     answer = {"model_name": served.name, "model_version": served.version, "predictions": predictions}
-    return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+    return orjson.dumps(answer)

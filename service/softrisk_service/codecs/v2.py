@@ -8,17 +8,25 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from softrisk_core.errors import CalibrationError
 from softrisk_core.manifest import OUTPUTS, InputSpec
-from softrisk_service.codecs.body import JSON, parse_object, read_alpha, read_parameters
+from softrisk_service.codecs.allowance import Allowance
+from softrisk_service.codecs.body import JSON, parse_object
+from softrisk_service.codecs.parameters import read_limit, read_parameters
 from softrisk_service.codecs.tensors import check_values, shown, to_array
 from softrisk_service.engine import ServedVersion
 from softrisk_service.errors import InvalidInputError, MediaTypeError, TooLargeError
-from softrisk_service.policy import limit_at
 from softrisk_service.runtime import Inputs, Outputs
 
 PROTOCOL: Final = "v2"
 PLATFORM: Final = "onnx_onnxv1"
+
+_PARAMETERS: Final = ("alpha", "guarantee")
+# What the clients of Triton and MLServer send unasked; none of it changes an answer of ours.
+_IGNORED: Final = (
+    "binary_data_output", "content_type", "priority", "sequence_end", "sequence_id", "sequence_start", "timeout",
+)  # fmt: skip
+_IGNORED_OF_INPUTS: Final = ("content_type",)
+_IGNORED_OF_OUTPUTS: Final = ("binary_data", "content_type")
 
 _DATATYPES: Final = {"label": "INT64", "rank": "INT64", "flagged": "BOOL"}
 
@@ -52,17 +60,18 @@ class Call:
     id: str | None
 
 
-def decode(media: str, body: bytes, served: ServedVersion, max_instances: int) -> Call:
+def decode(media: str, body: bytes, served: ServedVersion, allowance: Allowance) -> Call:
     """Read a request.
 
     Args:
         media: Its media type.
         body: Its body.
         served: The model that it is for.
-        max_instances: Most instances accepted.
+        allowance: What it may cost.
 
     Raises:
         RequestError: Whatever is wrong with it.
+        ClientGoneError: If nobody waits for it any more.
     """
     if media != JSON:
         raise MediaTypeError(f"the media type {shown(media)} is not accepted here; accepted: {JSON}")
@@ -70,13 +79,9 @@ def decode(media: str, body: bytes, served: ServedVersion, max_instances: int) -
     name = document.get("id")
     if name is not None and not isinstance(name, str):
         raise InvalidInputError(f"id: expected a string, got {shown(name)}")
-    alpha = read_alpha(read_parameters(document), served.policy.alpha_review)
-    try:
-        limit = limit_at(alpha, served.policy.n)
-    except CalibrationError as error:
-        raise InvalidInputError(f"parameters.alpha: {error}") from error
+    alpha, limit = read_limit(read_parameters(document, _PARAMETERS, _IGNORED), served.policy)
     outputs = _wanted(document.get("outputs"))
-    return Call(_inputs(document.get("inputs"), served.manifest.inputs, max_instances), alpha, limit, outputs, name)
+    return Call(_inputs(document.get("inputs"), served.manifest.inputs, allowance), alpha, limit, outputs, name)
 
 
 def _wanted(outputs: object) -> tuple[str, ...]:
@@ -89,13 +94,14 @@ def _wanted(outputs: object) -> tuple[str, ...]:
         name = output.get("name") if isinstance(output, dict) else None
         if name not in OUTPUTS:
             raise InvalidInputError(f"outputs[{index}]: {shown(name)} is not an output; outputs: {', '.join(OUTPUTS)}")
+        read_parameters(output, (), _IGNORED_OF_OUTPUTS, f"outputs[{index}].")
         if name in names:
             raise InvalidInputError(f"outputs[{index}]: {name!r} is asked for twice")
         names.append(name)
     return tuple(names)
 
 
-def _inputs(tensors: object, specs: tuple[InputSpec, ...], max_instances: int) -> Inputs:
+def _inputs(tensors: object, specs: tuple[InputSpec, ...], allowance: Allowance) -> Inputs:
     if not isinstance(tensors, list) or not all(isinstance(tensor, dict) for tensor in tensors):
         raise InvalidInputError('the body must have a list "inputs" of objects with name, shape, datatype and data')
     named = {spec.name: spec for spec in specs}
@@ -107,7 +113,9 @@ def _inputs(tensors: object, specs: tuple[InputSpec, ...], max_instances: int) -
             raise InvalidInputError(
                 f"inputs[{index}]: {shown(name)} is not an input, or came before; inputs: {', '.join(named)}"
             )
-        inputs[spec.name] = _tensor(tensor, spec, max_instances)
+        allowance.check()
+        read_parameters(tensor, (), _IGNORED_OF_INPUTS, f"inputs[{index}].")
+        inputs[spec.name] = _tensor(tensor, spec, allowance.max_instances)
     if missing := [name for name in named if name not in inputs]:
         raise InvalidInputError(f"inputs: {missing[0]!r} is missing")
     if len({len(array) for array in inputs.values()}) > 1:
@@ -153,9 +161,14 @@ def encode(call: Call, outputs: Outputs, served: ServedVersion) -> bytes:
                 "name": name,
                 "datatype": output_datatype(name),
                 "shape": tensors[name].shape,
-                "data": np.ascontiguousarray(tensors[name]).ravel(),
+                "data": _written(tensors[name]),
             }
             for name in call.outputs
         ],
     }
-    return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+    return orjson.dumps(answer)
+
+
+def _written(array: NDArray[Any]) -> orjson.Fragment:
+    # One by one: in one piece the interpreter would be held until the last is done.
+    return orjson.Fragment(orjson.dumps(np.ascontiguousarray(array).ravel(), option=orjson.OPT_SERIALIZE_NUMPY))

@@ -3,16 +3,19 @@
 import asyncio
 import os
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Final, Protocol, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive
 
-from softrisk_service.codecs.body import JSON, media_type, read_body
+from softrisk_service.codecs.allowance import Allowance
+from softrisk_service.codecs.body import JSON, BodyBudget, media_type, read_body
 from softrisk_service.engine import Engine, ServedVersion
-from softrisk_service.errors import ClientGoneError, DeadlineError
+from softrisk_service.errors import ClientGoneError, DeadlineError, MalformedError, SlowBodyError
 from softrisk_service.policy import risk_header
 from softrisk_service.runtime import Inputs, Outputs
 from softrisk_service.settings import Settings
@@ -21,6 +24,8 @@ RISK_HEADER: Final = "X-Adversarial-Risk"
 
 # Longer JSON is decoded beside the event loop. (The parser holds the interpreter lock, numpy and Pillow do not.)
 _INLINE_BYTES: Final = 64 * 1024
+# Answers of more values are written beside it, too.
+_INLINE_VALUES: Final = 4096
 
 
 class Call(Protocol):
@@ -36,6 +41,7 @@ class Call(Protocol):
 
 
 C = TypeVar("C", bound=Call)
+T = TypeVar("T")
 
 
 class Codec(Protocol[C]):
@@ -45,7 +51,7 @@ class Codec(Protocol[C]):
     def PROTOCOL(self) -> str:  # noqa: N802, RUF100 - modules spell constants so
         """Label in the metrics."""
 
-    def decode(self, media: str, body: bytes, served: ServedVersion, max_instances: int) -> C:
+    def decode(self, media: str, body: bytes, served: ServedVersion, allowance: Allowance) -> C:
         """From a body to a call."""
 
     def encode(self, call: C, outputs: Outputs, served: ServedVersion) -> bytes:
@@ -63,6 +69,7 @@ class Inference:
     def __init__(self, settings: Settings, engine: Engine) -> None:
         self._settings = settings
         self._engine = engine
+        self._bodies = BodyBudget(settings.max_bodies_bytes)
         # Few, so that images made to decode to a great size cannot fill the memory together.
         self._decoders = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="softrisk-decode")
 
@@ -87,34 +94,83 @@ class Inference:
         record.protocol = codec.PROTOCOL
         record.served = served = self._engine.find(name, version)
         served.batcher.check_room()
-        stages = served.metrics.stages
+        media = media_type(request)
+        body = await self._read(request, media)
+        allowance = Allowance(self._settings.max_instances, self._settings.max_pixels)
+        seconds = self._settings.deadline_seconds
         try:
-            async with asyncio.timeout(self._settings.deadline_seconds):
-                media = media_type(request)
-                body = await read_body(request, self._settings.max_body_bytes)
-                start = time.perf_counter()
-                call = await self._decode(codec, media, body, served)
-                stages["decode"].observe(time.perf_counter() - start)
-                outputs = await _unless_gone(served.batcher.submit(call.inputs), request.receive)
+            async with asyncio.timeout(seconds):
+                with _timed(served, "decode"):
+                    call = await self._decode(request, codec, media, body, served, allowance)
+                del body  # long, perhaps, and counted no more
+                outputs = await _run(served, call.inputs, request.receive)
+                with _timed(served, "encode"):
+                    content = await _encode(codec, call, outputs, served)
         except TimeoutError as error:
-            seconds = self._settings.deadline_seconds
             raise DeadlineError(f"no answer within {seconds:g} s, the server is overloaded; try again") from error
-        start = time.perf_counter()
-        content = codec.encode(call, outputs, served)
+        finally:
+            allowance.withdraw()
         risk = risk_header(outputs["rank"].tolist(), call.limit, served.policy.n)
-        stages["encode"].observe(time.perf_counter() - start)
         return Response(content, headers={RISK_HEADER: risk}, media_type=JSON)
 
-    async def _decode(self, codec: Codec[C], media: str, body: bytes, served: ServedVersion) -> C:
-        arguments = (media, body, served, self._settings.max_instances)
+    async def _read(self, request: Request, media: str) -> bytes:
+        limit, seconds = self._settings.max_body_bytes, self._settings.deadline_seconds
+        if media == JSON:
+            limit = min(limit, self._settings.max_json_bytes)
+        try:
+            async with asyncio.timeout(seconds):
+                body = await read_body(request, limit, self._bodies)
+        except TimeoutError as error:
+            raise SlowBodyError(f"the body was not there within {seconds:g} s of the head") from error
+        if not body and "upgrade" in request.headers:
+            raise MalformedError(
+                "the request asks to upgrade the connection, with which its body is lost: send HTTP/1.1 without "
+                "Upgrade (curl --http1.1, Java's HttpClient.Version.HTTP_1_1)"
+            )
+        return body
+
+    async def _decode(
+        self, request: Request, codec: Codec[C], media: str, body: bytes, served: ServedVersion, allowance: Allowance
+    ) -> C:
+        def decode() -> C:
+            try:
+                allowance.check()
+                return codec.decode(media, body, served, allowance)
+            finally:
+                self._bodies.give_back(len(body))
+
         # A backslash could hide the letters b64, and with them an image.
         if media == JSON and len(body) <= _INLINE_BYTES and b"b64" not in body and b"\\" not in body:
-            return codec.decode(*arguments)
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, codec.decode, *arguments)
+            return decode()
+        decoding = asyncio.get_running_loop().run_in_executor(self._decoders, decode)
+        # Never cancelled, since its end gives the body back; so its exception may find nobody who asks for it.
+        decoding.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await _unless_gone(decoding, request.receive)
 
 
-async def _unless_gone(answer: asyncio.Future[Outputs], receive: Receive) -> Outputs:
-    """Wait for an answer; withdraw the request if its caller hangs up, or if this task is cancelled."""
+async def _run(served: ServedVersion, inputs: Inputs, receive: Receive) -> Outputs:
+    answer = served.batcher.submit(inputs)
+    try:
+        return await _unless_gone(answer, receive)
+    finally:
+        answer.cancel()  # withdraws it from the queue
+
+
+async def _encode(codec: Codec[C], call: C, outputs: Outputs, served: ServedVersion) -> bytes:
+    if sum(array.size for array in outputs.values()) <= _INLINE_VALUES:
+        return codec.encode(call, outputs, served)
+    return await asyncio.to_thread(codec.encode, call, outputs, served)
+
+
+@contextmanager
+def _timed(served: ServedVersion, stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    served.metrics.stages[stage].observe(time.perf_counter() - start)
+
+
+async def _unless_gone(answer: asyncio.Future[T], receive: Receive) -> T:
+    """Wait for something as long as the caller is there."""
     gone = asyncio.ensure_future(_disconnect(receive))
     try:
         await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
@@ -123,7 +179,6 @@ async def _unless_gone(answer: asyncio.Future[Outputs], receive: Receive) -> Out
         return answer.result()
     finally:
         gone.cancel()
-        answer.cancel()
 
 
 async def _disconnect(receive: Receive) -> None:
