@@ -61,16 +61,27 @@ class GuardedProtocol(HttpToolsProtocol):
         self._head_is_complete()
         if self.transport.is_closing():
             return
+        # Errors, not only returns: the parser has more at hand, and has to stop.
         if len(self.pipeline) >= MAX_PIPELINED:
             self.transport.abort()
-            # Not only a return: the parser has more requests at hand.
             raise ConnectionAbortedError(f"more than {MAX_PIPELINED} requests wait for their answers")
+        if self.parser.should_upgrade() and self._has_body():
+            self._refuse(
+                400,
+                "the request asks to upgrade the connection, with which its body is lost: send HTTP/1.1 without "
+                "Upgrade (curl --http1.1, Java's HttpClient.Version.HTTP_1_1)",
+            )
+            raise ConnectionAbortedError("an upgrade with a body")
         super().on_headers_complete()
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP; uvicorn calls this, and would answer with plain text."""
         if not self.transport.is_closing():
             self._refuse(400, msg)
+
+    def _has_body(self) -> bool:
+        headers = dict(self.headers)
+        return b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
 
     def _expect_head(self) -> None:
         self._head_bytes = 0

@@ -1,7 +1,9 @@
 """The committed monitoring files, and the programs that judge them."""
 
 import json
+import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,7 +39,8 @@ def program() -> Callable[[str, str], str]:
     """Path of a program; the test is skipped, with how to get it, where it is not installed."""
 
     def find(name: str, install: str) -> str:
-        path = shutil.which(name)
+        # Programs of Python packages lie beside the interpreter, whose folder need not be on the path.
+        path = shutil.which(name, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
         if path is None:
             pytest.skip(f"{name} is not installed: {install}")
         return path

@@ -128,3 +128,20 @@ async def test_a_full_pipeline_is_still_answered(connection: Connection, app: Ap
     app.may_answer.set()
     for _ in range(MAX_PIPELINED + 1):
         await asyncio.wait_for(reader.readuntil(b"\r\n\r\nok"), 10)
+
+
+UPGRADE = b"Connection: Upgrade\r\nUpgrade: h2c\r\n"
+
+
+@pytest.mark.parametrize("length", [b"Content-Length: 2\r\n", b"Transfer-Encoding: chunked\r\n"])
+async def test_a_body_that_an_upgrade_would_lose_is_refused(connection: Connection, app: App, length: bytes) -> None:
+    reader, writer = connection
+    writer.write(b"POST / HTTP/1.1\r\nHost: here\r\n" + UPGRADE + length + b"\r\n")
+    assert "without Upgrade" in (await problem(reader))["detail"]
+    assert app.begun == 0
+
+
+async def test_an_upgrade_without_a_body_is_ignored(connection: Connection) -> None:
+    reader, writer = connection
+    writer.write(GET[:-2] + UPGRADE + b"\r\n")
+    await asyncio.wait_for(reader.readuntil(b"\r\n\r\nok"), 10)

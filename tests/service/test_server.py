@@ -73,14 +73,6 @@ def test_it_serves_logs_json_and_holds_no_torch(repository: Path, images: Pixels
         assert not maps.exists() or "torch" not in maps.read_text()
 
 
-def test_a_body_lost_to_an_upgrade_is_explained(repository: Path) -> None:
-    upgrade = {"connection": "Upgrade, HTTP2-Settings", "upgrade": "h2c", "http2-settings": "AAMAAABk"}
-    with running(repository) as server, httpx2.Client(base_url=server.url) as client:
-        response = client.post(PREDICT, json={"instances": []}, headers=upgrade)
-    assert response.status_code == 400
-    assert "without Upgrade" in response.json()["detail"]
-
-
 def test_what_is_not_http_is_a_problem_document(repository: Path) -> None:
     with (
         running(repository) as server,

@@ -15,7 +15,7 @@ from starlette.types import Receive
 from softrisk_service.codecs.allowance import Allowance
 from softrisk_service.codecs.body import JSON, BodyBudget, media_type, read_body
 from softrisk_service.engine import Engine, ServedVersion
-from softrisk_service.errors import ClientGoneError, DeadlineError, MalformedError, SlowBodyError
+from softrisk_service.errors import ClientGoneError, DeadlineError, SlowBodyError
 from softrisk_service.policy import risk_header
 from softrisk_service.runtime import Inputs, Outputs
 from softrisk_service.settings import Settings
@@ -119,15 +119,9 @@ class Inference:
             limit = min(limit, self._settings.max_json_bytes)
         try:
             async with asyncio.timeout(seconds):
-                body = await read_body(request, limit, self._bodies)
+                return await read_body(request, limit, self._bodies)
         except TimeoutError as error:
             raise SlowBodyError(f"the body was not there within {seconds:g} s of the head") from error
-        if not body and "upgrade" in request.headers:
-            raise MalformedError(
-                "the request asks to upgrade the connection, with which its body is lost: send HTTP/1.1 without "
-                "Upgrade (curl --http1.1, Java's HttpClient.Version.HTTP_1_1)"
-            )
-        return body
 
     async def _decode(
         self, request: Request, codec: Codec[C], media: str, body: bytes, served: ServedVersion, allowance: Allowance
