@@ -70,9 +70,13 @@ def _show(url: str, path: Path) -> bool:
     false_alarms, detected = _flagged(before).mean(), _flagged(after)[fooled].mean()
     lower = (p_fooled[:, None] < p_clean).mean() + (p_fooled[:, None] == p_clean).mean() / 2
     console.print(
-        f"{len(labels)} clean test images: {right.mean():.1%} right, {false_alarms:.1%} flagged (promised: about 5 %)\n"
-        f"PGD, ε = {EPSILON}, fools the classifier on {fooled.sum()} of them: {detected:.1%} flagged; "
-        f"a fooling image has the lower p-value in {lower:.1%} of all pairs with a clean one"
+        f"Clean: {right.mean():.1%} of {len(labels)} test images are right, {false_alarms:.1%} are flagged (promised: "
+        f"about 5 %).\n"
+        f"Attacked: PGD fools the classifier on {fooled.sum()} of them; {detected:.1%} of these are flagged, and a "
+        f"fooling image has the lower p-value in {lower:.1%} of all pairs with a clean one.\n"
+        "So the risk does rise under attack, at the price of one flag in twenty clean images. How much is caught "
+        "depends on model, data and score: on MNIST it is 78 % of the same attack at the same price (docs/results).",
+        highlight=False,
     )
     return bool(fooled.any() and lower > 0.8 and false_alarms < 0.1)
 
@@ -89,7 +93,7 @@ def _table(
     rows: NDArray[np.intp], labels: NDArray[np.int64], before: tuple[Prediction, ...], after: tuple[Prediction, ...]
 ) -> Table:
     table = Table(title=f"The same digits, clean and under PGD (ε = {EPSILON})", title_justify="left", box=SIMPLE_HEAD)
-    for name in ("digit", "", "answer", "confidence", "logit gap", "dispersion", "p-value", "decision"):
+    for name in ("digit", "", "answer", "sure", "gap", "dispersion", "p-value", "decision"):
         table.add_column(name, justify="left" if name in ("", "decision") else "right", no_wrap=True)
     for row in rows:
         for kind, prediction in (("clean", before[row]), ("attacked", after[row])):
