@@ -1,10 +1,7 @@
 """`softrisk serve`: a model repository over HTTP."""
 
-import asyncio
 import math
-import signal
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +16,7 @@ from softrisk_service.errors import ConfigurationError
 from softrisk_service.logs import configure_logs
 from softrisk_service.metrics import Metrics
 from softrisk_service.protocol import GuardedProtocol
+from softrisk_service.server import Server, listen
 from softrisk_service.settings import Settings
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -64,6 +62,7 @@ def serve(
     flags = {name: value for name, value in locals().items() if value is not None}
     settings = _settings(flags)
     check_repository(settings)
+    sockets = listen(settings.host, settings.port)
     configure_logs(settings)
     # Every series would bring a second one with its birthday, which no rule or panel reads.
     disable_created_metrics()  # type: ignore[no-untyped-call] # not annotated by the library
@@ -71,8 +70,6 @@ def serve(
     engine = Engine(settings, Metrics(registry))
     config = uvicorn.Config(
         create_app(settings, registry=registry, engine=engine),
-        host=settings.host,
-        port=settings.port,
         loop="auto",  # uvloop, where there is one
         http=GuardedProtocol,
         ws="none",
@@ -82,7 +79,9 @@ def serve(
         server_header=False,
         timeout_graceful_shutdown=math.ceil(settings.shutdown_seconds),
     )
-    _Server(config, engine, settings.drain_seconds).run()
+    Server(config, engine, settings.drain_seconds).run(sockets)
+    if engine.has_nothing_to_serve:
+        raise ConfigurationError("\n  ".join([f"nothing in {settings.repository} can be served:", *engine.faults]))
 
 
 def _settings(flags: dict[str, Any]) -> Settings:
@@ -107,23 +106,3 @@ def _explained(fault: ErrorDetails, flags: dict[str, Any]) -> str:
             f"in the pod, or give --{field.replace('_', '-')}, which wins"
         )
     return f"the environment variable {variable}={value}: {message}{hint}"
-
-
-class _Server(uvicorn.Server):
-    """uvicorn, but on SIGTERM readiness goes off some time before the sockets close."""
-
-    def __init__(self, config: uvicorn.Config, engine: Engine, drain_seconds: float) -> None:
-        super().__init__(config)
-        self._engine = engine
-        self._drain_seconds = drain_seconds
-        self._draining = False
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Drain at the first SIGTERM; any other signal, or a second one, stops at once."""
-        if sig == signal.SIGTERM and not self._draining:
-            self._draining = True
-            loop = asyncio.get_running_loop()
-            loop.call_soon_threadsafe(self._engine.drain)
-            loop.call_soon_threadsafe(loop.call_later, self._drain_seconds, super().handle_exit, sig, frame)
-        else:
-            super().handle_exit(sig, frame)

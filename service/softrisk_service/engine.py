@@ -75,11 +75,13 @@ class Engine:
 
     Attributes:
         loaded: Set when every version has been tried.
+        faults: Why versions are not ready, a line each, in full: for the operator only.
     """
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.metrics = metrics
         self.loaded = asyncio.Event()
+        self.faults: list[str] = []
         self._settings = settings
         self._state: State = "loading"
         # Versions ascending, so that the last served one is the default.
@@ -114,6 +116,11 @@ class Engine:
     def ready(self) -> bool:
         """Whether the service wants traffic: everything is loaded, and at least one model answers."""
         return self._state == "serving" and any(True for _ in self._served())
+
+    @property
+    def has_nothing_to_serve(self) -> bool:
+        """Whether every version has been tried, in vain."""
+        return self.loaded.is_set() and not any(True for _ in self._served())
 
     @property
     def condition(self) -> str:
@@ -172,6 +179,7 @@ class Engine:
             expected = isinstance(error, SoftriskError)
             reason = str(error) if expected else f"{type(error).__name__}: {error}"
             log.error("version not ready", model=name, version=version, reason=reason, exc_info=not expected)
+            self.faults.append(f"{name} version {version}: {' '.join(reason.split())}")
             self.metrics.model_ready.labels(name, str(version)).set(0)
             return _outward(error)
         metrics = ModelMetrics(self.metrics, bundle.manifest, policy, runtime.provider)
@@ -229,10 +237,15 @@ def check_repository(settings: Settings) -> None:
     """Refuse to start where there is nothing to serve.
 
     Raises:
-        ConfigurationError: If the repository folder is missing or holds no model.
+        ConfigurationError: If the repository folder is missing, or holds no model, or is one.
     """
     folder = settings.repository
     if not folder.is_dir():
         raise ConfigurationError(f"no model repository at {folder}: name the folder that `softrisk export --out` wrote")
-    if not Repository(folder).models():
-        raise ConfigurationError(f"{folder} holds no model: a repository is <repository>/<model>/<version>/")
+    if Repository(folder).models():
+        return
+    home = folder.resolve()
+    above = folder.parent if folder.name == home.name else home.parent
+    if Repository(home.parent).versions(home.name):
+        raise ConfigurationError(f"{folder} is a model, not a repository: softrisk serve {above}")
+    raise ConfigurationError(f"{folder} holds no model: write one there with softrisk export --out {folder}")

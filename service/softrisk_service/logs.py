@@ -1,4 +1,4 @@
-"""Logs: one JSON object a line on standard output, or coloured lines for people."""
+"""Logs: on standard output, one JSON object a line, or lines for people where they look at a terminal."""
 
 import logging
 import sys
@@ -31,8 +31,11 @@ def configure_logs(settings: Settings) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     factory: Any
-    if settings.console_logs:
-        processors.append(structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback))
+    terminal = sys.stdout.isatty()
+    if terminal if settings.console_logs is None else settings.console_logs:
+        processors.append(
+            structlog.dev.ConsoleRenderer(colors=terminal, exception_formatter=structlog.dev.plain_traceback)
+        )
         factory = structlog.PrintLoggerFactory()
     else:
         processors += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_json)]

@@ -46,7 +46,9 @@ def _request_error(request: Request, error: Exception) -> Response:
 
 def _http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    detail = {404: "no such path", 405: f"{request.method} is not allowed here"}.get(error.status_code, error.detail)
+    detail = {404: "no such path; the API is described at /docs", 405: f"{request.method} is not allowed here"}.get(
+        error.status_code, error.detail
+    )
     return problem(request, error.status_code, detail, error.headers)
 
 

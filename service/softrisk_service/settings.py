@@ -58,8 +58,8 @@ class Settings(BaseSettings):
     """Least severe log line that is written: debug, info, warning or error."""
     access_log: bool = True
     """Write one line for each request (those for health and metrics at level debug)."""
-    console_logs: bool = False
-    """Logs for people instead of one JSON object a line."""
+    console_logs: bool | None = None
+    """Logs for people, or one JSON object a line; by default for people where standard output is a terminal."""
 
     @model_validator(mode="after")
     def _levels_are_ordered(self) -> Self:

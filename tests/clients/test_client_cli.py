@@ -44,7 +44,7 @@ def run(*arguments: str) -> tuple[int, str, str]:
 
 
 def cells(line: str) -> list[str]:
-    return [cell.strip() for cell in line.strip("│┃ ").split("│")]
+    return line.split()
 
 
 @pytest.mark.usefixtures("on_the_network")
@@ -52,8 +52,8 @@ def test_accepted_images_make_a_table_and_status_0() -> None:
     status, out, err = run("seven[x].png", "seven[x].png")
     assert (status, err) == (0, "")
     rows = [cells(line) for line in out.splitlines() if "seven[x].png" in line]
-    assert rows == [["seven[x].png", "seven", "0.9987", "0.9980", "0.9100", "0.6900", "accept"]] * 2
-    assert "mnist version 1" in out
+    assert rows == [["seven[x].png", "seven", "0.9987", "8.1000", "0.6900", "accept"]] * 2
+    assert "mnist version 1, flag at α = 0.01" in out
 
 
 @pytest.mark.usefixtures("on_the_network")
@@ -79,13 +79,29 @@ def test_alpha_and_version_are_sent_and_the_flag_is_shown(on_the_network: FakeSe
 
 @pytest.mark.usefixtures("on_the_network")
 def test_one_bad_file_does_not_lose_the_other_answers() -> None:
-    status, out, err = run("missing.png", "zip.png", "odd.png")
+    Path("images").mkdir()
+    status, out, err = run("missing.png", "zip.png", "images", "odd.png")
     assert status == 1
     assert err.splitlines() == [
         "missing.png: No such file or directory",
         "zip.png: 422 Refused: not an image",
+        "images is a folder: name image files",
     ]
     assert "odd.png" in out
+
+
+@pytest.mark.usefixtures("on_the_network")
+def test_long_paths_are_shortened_to_names_that_tell_them_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    folders = [Path("a-folder-of-many-images"), Path("another-folder-of-images")]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "same.png").write_bytes(PNG + b"pixels")
+    _, out, _ = run(str(folders[0] / "same.png"), "odd.png", "--alpha", "0.05")
+    assert [cells(line)[0] for line in out.splitlines() if ".png" in line] == ["same.png", "odd.png"]
+    assert max(map(len, out.splitlines())) <= 80
+    _, out, _ = run(*(str(folder / "same.png") for folder in folders))
+    assert all(folder.name in out for folder in folders)
 
 
 @pytest.mark.usefixtures("on_the_network")
@@ -108,9 +124,12 @@ def test_without_a_name_there_must_be_exactly_one_model(on_the_network: FakeServ
 def test_a_failing_service_ends_the_run_with_what_was_answered(on_the_network: FakeService) -> None:
     models = httpx2.Response(200, json={"models": ["mnist"]})
     answer = httpx2.Response(200, json={"model_name": "m", "model_version": "1", "predictions": [COARSE]})
-    on_the_network.script.extend([models, answer, *[httpx2.ConnectError("refused")] * 4])
+    on_the_network.script.extend([models, answer, *[httpx2.ConnectError("[Errno 111] Connection refused")] * 4])
     status, out, err = run("odd.png", "seven[x].png", "seven[x].png")
-    assert (status, err) == (1, "cannot reach http://127.0.0.1:8000: refused\n")
+    assert (status, err) == (
+        1,
+        "cannot reach http://127.0.0.1:8000 (connection refused): is `softrisk serve` running there? see --url\n",
+    )
     assert "odd.png" in out
     assert "seven[x].png" not in out
 
@@ -127,7 +146,7 @@ def test_coarse_disclosure_is_shown_as_far_as_it_goes(on_the_network: FakeServic
     status, out, _ = run("odd.png")
     assert status == 3
     (row,) = [cells(line) for line in out.splitlines() if "odd.png" in line]
-    assert row == ["odd.png", "seven", "–", "–", "–", "–", "review"]
+    assert row == ["odd.png", "seven", "–", "–", "–", "review"]
 
 
 def test_without_disclosure_nothing_passes(on_the_network: FakeService) -> None:

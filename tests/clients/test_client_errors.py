@@ -39,6 +39,7 @@ def asked(service: FakeService, attempts: int = 1, total_timeout: float = 45.0) 
         (403, sc.UnauthorizedError),
         (404, sc.NotFoundError),
         (405, sc.ProblemError),
+        (408, sc.DeadlineExceededError),
         (413, sc.InvalidInputError),
         (415, sc.InvalidInputError),
         (422, sc.InvalidInputError),
@@ -92,8 +93,12 @@ def test_an_answer_that_is_not_ours_says_what_it_is(
 @pytest.mark.parametrize(
     ("raised", "kind", "message"),
     [
-        (httpx2.ConnectError("Connection refused"), sc.TransportError, "cannot reach http://host: Connection refused"),
-        (httpx2.ReadError(""), sc.TransportError, "cannot reach http://host: ReadError"),
+        (
+            httpx2.ConnectError("Connection refused"),
+            sc.TransportError,
+            r"cannot reach http://host \(connection refused\)",
+        ),
+        (httpx2.ReadError(""), sc.TransportError, r"cannot reach http://host \(ReadError\)"),
         (httpx2.ConnectTimeout(""), sc.RequestTimeoutError, r"http://host did not answer in time \(ConnectTimeout\)"),
     ],
 )
@@ -105,7 +110,7 @@ def test_no_answer_is_a_transport_error(
         asked(service)
 
 
-@pytest.mark.parametrize("status", [429, 502, 503, 504])
+@pytest.mark.parametrize("status", [408, 429, 502, 503, 504])
 def test_passing_troubles_are_retried(service: FakeService, status: int) -> None:
     service.script.extend([problem(status), httpx2.Response(status, html="<p>proxy</p>")])
     assert asked(service, attempts=3) == ("mnist",)

@@ -143,7 +143,8 @@ BAD: list[tuple[str, bytes, int, str]] = [
     (NPY, npy(np.full((1, 1, 4, 4), None)), 422, "real numbers"),
     (NPY, npy(np.zeros((1, 1, 4, 4), np.complex64)), 422, "real numbers"),
     # media types
-    ("application/x-www-form-urlencoded", b"{}", 415, "application/json"),
+    ("application/x-www-form-urlencoded", b"{}", 415, "'application/x-www-form-urlencoded' is not accepted"),
+    ("application/x-www-form-urlencoded", b"{}", 415, "-H 'Content-Type: application/json'"),
     ("audio/wav", b"RIFF", 415, "accepted"),
     ("text/plain", b"{}", 415, "accepted"),
     ("", b"{}", 415, "accepted"),
@@ -191,6 +192,11 @@ async def test_unknown_places_and_methods(service: Any, method: str, path: str, 
     response = await service.client.request(method, path, content=b"{}" if method == "POST" else None)
     assert response.status_code == status
     Problem.model_validate(response.json())
+
+
+async def test_who_looks_around_is_shown_the_documentation(service: Any) -> None:
+    detail = (await service.client.get("/")).json()["detail"]
+    assert (await service.client.get(detail.split()[-1])).status_code == 200
 
 
 async def test_compressed_bodies_are_refused(service: Any) -> None:

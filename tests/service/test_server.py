@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -13,7 +14,10 @@ from typing import Any
 
 import httpx2
 import numpy as np
+import pytest
 from numpy.typing import NDArray
+
+from softrisk_service.server import listen
 
 Pixels = Callable[[int, int], NDArray[np.float32]]
 
@@ -133,6 +137,74 @@ def test_logs_for_people_are_plain_lines(repository: Path) -> None:
             assert process.stdout is not None
             line = next(text for text in process.stdout if "loaded" in text)
             assert "info" in line
+            assert not line.startswith("{")
+            assert "\x1b" not in line
+        finally:
+            watchdog.cancel()
+            process.kill()
+
+
+def refused(repository: Path, *flags: str) -> str:
+    """What `softrisk serve` says before it ends with status 1."""
+    result = subprocess.run([*SERVE, str(repository), *flags], capture_output=True, text=True, timeout=30, check=False)
+    assert result.returncode == 1
+    assert "version ready" not in result.stdout
+    return result.stderr
+
+
+def test_a_taken_port_or_an_unknown_host_is_told_before_anything_is_loaded(repository: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        said = refused(repository, "--port", str(port))
+    assert said == f"error: port {port} on 127.0.0.1 is taken: choose another with --port\n"
+    assert "choose an address of this machine with --host" in refused(repository, "--host", "nowhere.invalid")
+    # TEST-NET-1 (RFC 5737), which no machine has.
+    assert refused(repository, "--host", "192.0.2.1") == (
+        "error: 192.0.2.1 is no address of this machine: choose one with --host\n"
+    )
+
+
+@pytest.mark.parametrize("host", ["localhost", "::1"])
+def test_it_serves_by_name_and_by_ipv6(repository: Path, host: str) -> None:
+    if host == "::1":
+        try:
+            socket.create_server((host, 0), family=socket.AF_INET6).close()
+        except OSError:
+            pytest.skip("this machine has no IPv6")
+    with running(repository, "--host", host) as server, httpx2.Client(base_url=server.url) as client:
+        assert client.get("/readyz").status_code == 200
+        assert server.url.startswith("http://[::1]:") or host == "localhost"
+
+
+def test_all_addresses_of_a_host_share_one_free_port() -> None:
+    sockets = listen("localhost", 0)
+    with contextlib.ExitStack() as opened:
+        ports = {opened.enter_context(listener).getsockname()[1] for listener in sockets}
+    assert len(ports) == 1
+    assert 0 not in ports
+
+
+def test_with_no_model_that_can_be_served_it_ends_with_the_reasons(repository: Path) -> None:
+    first, *reasons = refused(repository, "--port", "0", "--alpha-review", "0.0001").splitlines()
+    assert first == f"error: nothing in {repository} can be served:"
+    assert [reason.split(":")[0].strip() for reason in reasons] == [
+        "both version 1",
+        "open version 1",
+        "tiny version 1",
+        "tiny version 2",
+    ]
+    assert all("it needs at least 9999" in reason for reason in reasons)
+
+
+def test_a_terminal_gets_lines_for_people(repository: Path) -> None:
+    master, terminal = os.openpty()
+    with open(master) as shown, subprocess.Popen([*SERVE, str(repository), "--port", "0"], stdout=terminal) as process:
+        os.close(terminal)
+        watchdog = threading.Timer(30, process.kill)
+        watchdog.start()
+        try:
+            line = next(text for text in shown if "loaded" in text)
+            assert "\x1b[" in line
             assert not line.startswith("{")
         finally:
             watchdog.cancel()

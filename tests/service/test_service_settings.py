@@ -47,10 +47,13 @@ def test_every_setting_is_explained_and_has_a_flag() -> None:
         assert name == "repository" or f"--{name.replace('_', '-')}" in shown.output
 
 
-def test_a_wrong_flag_or_folder_is_told_in_a_sentence(tmp_path: Path) -> None:
+def test_a_wrong_flag_or_folder_is_told_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models/mine/1").mkdir(parents=True)
     for arguments, message in (
         ([str(tmp_path / "none")], "no model repository"),
-        ([str(tmp_path)], "holds no model"),
+        ([str(tmp_path)], f"holds no model: write one there with softrisk export --out {tmp_path}"),
+        (["models/mine"], "models/mine is a model, not a repository: softrisk serve models"),
         ([str(tmp_path), "--alpha-review", "2"], "--alpha-review 2.0: Input should be less than 1"),
         ([str(tmp_path), "--alpha-review", "0.1", "--alpha-reject", "0.2"], "must not exceed"),
     ):
@@ -80,7 +83,7 @@ def test_a_wrong_environment_variable_is_named(
 
 def test_defaults_are_shown_as_they_are_written_on_the_command_line() -> None:
     shown = " ".join(typer.testing.CliRunner().invoke(cli.app, ["--help"]).output.split())
-    for default in ("access-log", "json-logs", "8000", "models"):
+    for default in ("access-log", "8000", "models"):
         assert f"[default: {default}]" in shown
     for python in (True, False, None):
         assert f"[default: {python}]" not in shown

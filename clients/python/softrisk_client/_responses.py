@@ -1,5 +1,6 @@
 """What comes back: a response becomes a typed answer or a typed error, once for both clients."""
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ _PROBLEMS: dict[int, type[ProblemError]] = {
     401: UnauthorizedError,
     403: UnauthorizedError,
     404: NotFoundError,
+    408: DeadlineExceededError,
     413: InvalidInputError,
     415: InvalidInputError,
     422: InvalidInputError,
@@ -81,7 +83,9 @@ def translated(base_url: httpx2.URL | str) -> Iterator[None]:
     except httpx2.TimeoutException as error:
         raise RequestTimeoutError(f"{base_url} did not answer in time ({type(error).__name__})") from error
     except httpx2.RequestError as error:
-        raise TransportError(f"cannot reach {base_url}: {str(error) or type(error).__name__}") from error
+        reason = re.sub(r"^\[Errno -?\d+\] ", "", str(error))
+        reason = reason[:1].lower() + reason[1:] or type(error).__name__
+        raise TransportError(f"cannot reach {base_url} ({reason})") from error
 
 
 def _refusal(response: httpx2.Response) -> ResponseError:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from softrisk_client.errors import ResponseError, TransportError
 
-_PASSING = frozenset({429, 502, 503, 504})
+_PASSING = frozenset({408, 429, 502, 503, 504})
 
 
 def backoff(total_timeout: float) -> Callable[[Exception], bool | float]:

@@ -6,19 +6,28 @@ from typing import Annotated
 
 import stamina.instrumentation
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
 from softrisk_client.client import Client
-from softrisk_client.errors import InvalidArgumentError, InvalidInputError, SoftriskClientError
+from softrisk_client.errors import (
+    InvalidArgumentError,
+    InvalidInputError,
+    RequestTimeoutError,
+    SoftriskClientError,
+    TransportError,
+)
 from softrisk_client.types import Decision, PredictResponse
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 _COLOUR = {Decision.ACCEPT: "green", Decision.REVIEW: "yellow", Decision.REJECT: "bold red"}
 _FLAGGED = 3
+_LONG_PATH = 24
+"""Characters that a table in 80 columns can spare for a file."""
 
 
 @app.command()
@@ -54,10 +63,11 @@ def predict(
                 except (OSError, InvalidInputError) as error:
                     # The fault of this image; the others may still be answered.
                     failed = True
-                    err.print(f"{image}: {(isinstance(error, OSError) and error.strerror) or error}")
+                    err.print(_fault(image, error))
     except SoftriskClientError as error:
         failed = True
-        err.print(error)
+        unreachable = isinstance(error, TransportError) and not isinstance(error, RequestTimeoutError)
+        err.print(f"{error}: is `softrisk serve` running there? see --url" if unreachable else error)
 
     if as_json:
         for image, answer in answers:
@@ -84,30 +94,41 @@ def _only_model(client: Client) -> str:
             raise InvalidArgumentError(f"the service has several models; choose one with --model: {', '.join(names)}")
 
 
+def _fault(image: Path, error: OSError | InvalidInputError) -> str:
+    if image.is_dir():
+        return f"{image} is a folder: name image files"
+    return f"{image}: {(isinstance(error, OSError) and error.strerror) or error}"
+
+
 def _json_line(image: Path, answer: PredictResponse) -> str:
     row = {"file": str(image), "model_name": answer.model_name, "model_version": answer.model_version}
     return json.dumps(row | answer.predictions[0].model_dump(mode="json", exclude_none=True))
 
 
 def _table(answers: list[tuple[Path, PredictResponse]], *, with_flag: bool) -> Table:
-    table = Table(caption=", ".join(sorted({f"{a.model_name} version {a.model_version}" for _, a in answers})))
+    table = Table(
+        caption="; ".join(sorted({_origin(answer) for _, answer in answers})),
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
     table.add_column("file", overflow="fold")
     table.add_column("class", overflow="fold")
-    for name in ("confidence", "top-2 gap", "dispersion", "p-value"):
+    for name in ("confidence", "logit gap", "p-value"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("decision")
+    table.add_column("decision", no_wrap=True)
     if with_flag:
-        table.add_column("flagged")
-    for image, answer in answers:
+        table.add_column("flagged", no_wrap=True)
+    for file, (_, answer) in zip(_files([image for image, _ in answers]), answers, strict=True):
         prediction = answer.predictions[0]
         diagnostics, risk = prediction.diagnostics, prediction.risk
         cells = [
             # Text, because a file's or a class's name may hold what rich takes for markup.
-            Text(str(image)),
+            Text(file),
             Text(prediction.class_name),
             _number(prediction.confidence),
-            _number(diagnostics.top2_gap if diagnostics else None),
-            _number(diagnostics.dispersion if diagnostics else None),
+            _number(diagnostics.logit_gap if diagnostics else None),
             _number(risk.p_value if risk else None),
             Text(risk.decision, style=_COLOUR[risk.decision]) if risk else Text("–"),
         ]
@@ -115,6 +136,20 @@ def _table(answers: list[tuple[Path, PredictResponse]], *, with_flag: bool) -> T
             cells.append(Text("–" if risk is None else "yes" if risk.flagged else "no"))
         table.add_row(*cells)
     return table
+
+
+def _origin(answer: PredictResponse) -> str:
+    risk = answer.predictions[0].risk
+    level = "" if risk is None or risk.alpha is None else f", flag at α = {risk.alpha:g}"
+    return f"{answer.model_name} version {answer.model_version}{level}"
+
+
+def _files(images: list[Path]) -> list[str]:
+    """Names without folders where paths are long, if the names still tell the files apart."""
+    long = max(len(str(image)) for image in images) > _LONG_PATH
+    if long and len({image.name for image in images}) == len(set(images)):
+        return [image.name for image in images]
+    return [str(image) for image in images]
 
 
 def _number(value: float | None) -> Text:

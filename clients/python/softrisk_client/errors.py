@@ -15,10 +15,10 @@ SoftriskClientError
         ├── OverloadedError         429: queue full or rate limit; see `retry_after`
         ├── ServerError             500: a fault of the service; `problem.request_id` finds it in its log
         ├── NotReadyError           503: starting, or draining
-        └── DeadlineExceededError   504: waited too long in the queue
+        └── DeadlineExceededError   408, 504: took too long to send, or waited too long in the queue
 ```
 
-What a second attempt can mend (`TransportError`, 429, 502, 503, 504) has been retried before it is raised.
+What a second attempt can mend (`TransportError`, 408, 429, 502, 503, 504) has been retried before it is raised.
 """
 
 from pydantic import BaseModel, ConfigDict
@@ -125,4 +125,4 @@ class NotReadyError(ProblemError):
 
 
 class DeadlineExceededError(ProblemError):
-    """The request waited longer than its deadline (504)."""
+    """The request took longer than the service allows: to arrive (408), or to be answered (504)."""

@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
@@ -37,6 +37,18 @@ def media_type(request: Request) -> str:
     if encoding != "identity":
         raise MediaTypeError("compressed bodies are not accepted: send the body without Content-Encoding")
     return request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
+
+
+def not_accepted(media: str, accepted: Iterable[str]) -> MediaTypeError:
+    """The refusal of a media type.
+
+    Args:
+        media: As the request named it.
+        accepted: What it could have been.
+    """
+    # What curl -d sends unless told otherwise.
+    hint = f"; for JSON, curl needs -H 'Content-Type: {JSON}'" if media == "application/x-www-form-urlencoded" else ""
+    return MediaTypeError(f"the media type {media[:100]!r} is not accepted here; accepted: {', '.join(accepted)}{hint}")
 
 
 class BodyBudget:

@@ -13,7 +13,7 @@ from softrisk_core.conformal import p_value
 from softrisk_core.diagnostics import DIAGNOSTICS
 from softrisk_core.manifest import InputSpec
 from softrisk_service.codecs.allowance import Allowance
-from softrisk_service.codecs.body import JSON, parse_object
+from softrisk_service.codecs.body import JSON, not_accepted, parse_object
 from softrisk_service.codecs.media import IMAGE_TYPES, NPY_TYPE, base64_file, image_cost, image_input, npy_input
 from softrisk_service.codecs.parameters import read_limit, read_parameters
 from softrisk_service.codecs.tensors import check_values, shown, to_array
@@ -72,8 +72,7 @@ def decode(media: str, body: bytes, served: ServedVersion, allowance: Allowance)
         inputs = {spec.name: npy_input(body, spec)}
         _check_count(len(inputs[spec.name]), allowance)
     else:
-        accepted = ", ".join((JSON, *IMAGE_TYPES, NPY_TYPE))
-        raise MediaTypeError(f"the media type {shown(media)} is not accepted here; accepted: {accepted}")
+        raise not_accepted(media, (JSON, *IMAGE_TYPES, NPY_TYPE))
     for spec in specs:
         check_values(inputs[spec.name], spec)
     alpha, limit = read_limit(parameters, served.policy)

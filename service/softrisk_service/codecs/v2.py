@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from softrisk_core.manifest import OUTPUTS, InputSpec
 from softrisk_service.codecs.allowance import Allowance
-from softrisk_service.codecs.body import JSON, parse_object
+from softrisk_service.codecs.body import JSON, not_accepted, parse_object
 from softrisk_service.codecs.parameters import read_limit, read_parameters
 from softrisk_service.codecs.tensors import check_values, shown, to_array
 from softrisk_service.engine import ServedVersion
-from softrisk_service.errors import InvalidInputError, MediaTypeError, TooLargeError
+from softrisk_service.errors import InvalidInputError, TooLargeError
 from softrisk_service.runtime import Inputs, Outputs
 
 PROTOCOL: Final = "v2"
@@ -74,7 +74,7 @@ def decode(media: str, body: bytes, served: ServedVersion, allowance: Allowance)
         ClientGoneError: If nobody waits for it any more.
     """
     if media != JSON:
-        raise MediaTypeError(f"the media type {shown(media)} is not accepted here; accepted: {JSON}")
+        raise not_accepted(media, (JSON,))
     document = parse_object(body)
     name = document.get("id")
     if name is not None and not isinstance(name, str):
