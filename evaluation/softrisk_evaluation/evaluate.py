@@ -85,6 +85,7 @@ def evaluate(
     calibration = bundle.manifest.calibration
     splits = _resplit(bundle, clean, settings, progress) if settings.resplits else ()
 
+    false_alarms = realised(clean.rank, calibration.n, sorted({*FALSE_ALARMS, calibration.alpha}))
     results = tuple(summarise(each, clean, calibration.n) for each in attacked)
     report = Report(
         subject=Subject(
@@ -105,9 +106,9 @@ def evaluate(
         attacks=results,
         worst_case=worst_case(attacked),
         zero_gradients=zeros,
-        false_alarms=realised(clean.rank, calibration.n, sorted({*FALSE_ALARMS, calibration.alpha})),
+        false_alarms=false_alarms,
         resplits=tuple(split.summary for split in splits),
-        red_flags=red_flags(results, zeros),
+        red_flags=red_flags(results, zeros, false_alarms),
         versions={
             **tool_versions(),
             "onnxruntime": onnxruntime.__version__,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from softrisk_evaluation.report import AttackResult, Proportion, RedFlag
+from softrisk_evaluation.report import AttackResult, FalseAlarms, Proportion, RedFlag
 
 FEW: Final = 30
 """Successful attacks below which a true-positive rate says little: its 95 % interval can be 0.38 wide."""
@@ -39,20 +39,39 @@ def zero_gradients(model: nn.Module, inputs: NDArray[np.float32], labels: NDArra
     return Proportion.of(zeros, len(inputs))
 
 
-def red_flags(attacks: Sequence[AttackResult], zeros: Proportion | None) -> tuple[RedFlag, ...]:
+def red_flags(
+    attacks: Sequence[AttackResult], zeros: Proportion | None, false_alarms: Sequence[FalseAlarms]
+) -> tuple[RedFlag, ...]:
     """All signs found in the results of an evaluation.
 
     Args:
         attacks: All on the same rows.
         zeros: From `zero_gradients`; None if nothing was attacked.
+        false_alarms: On clean inputs.
     """
     return (
+        *_outside_the_law(false_alarms),
         *_single_step_stronger(attacks),
         *_zero_gradients(zeros),
         *_accuracy_rises(attacks),
         *_score_misleads(attacks),
         *_few_successes(attacks),
     )
+
+
+def _outside_the_law(false_alarms: Sequence[FalseAlarms]) -> list[RedFlag]:
+    # Both guarantees of a level read the same ranks, so one of them speaks for both.
+    return [
+        RedFlag(
+            finding=f"{row.realised.rate:.1%} of the clean images are flagged at α = {row.alpha:g}, the law allows "
+            f"{row.law.low:.1%} to {row.law.high:.1%}",
+            advice="one time in twenty this is chance; otherwise the test data are not like the calibration data "
+            "(recalibrate with softrisk calibrate on data like your traffic), the calibration rows were not held out, "
+            "or many scores tie",
+        )
+        for row in false_alarms
+        if row.guarantee == "marginal" and not row.law.low <= row.realised.rate <= row.law.high
+    ]
 
 
 def _single_step_stronger(attacks: Sequence[AttackResult]) -> list[RedFlag]:

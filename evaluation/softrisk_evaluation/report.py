@@ -192,7 +192,7 @@ class Report(_Part):
     data: DataFacts
     clean_accuracy: Proportion
     attacks: tuple[AttackResult, ...]
-    """Empty without a checkpoint, as are `worst_case` and `red_flags`."""
+    """Empty without a checkpoint, as is `worst_case`."""
     worst_case: tuple[WorstCase, ...]
     zero_gradients: Proportion | None
     """Attacked rows whose clean image has an input gradient of zero."""

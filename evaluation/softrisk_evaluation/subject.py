@@ -135,7 +135,8 @@ def _check_fit(bundle: Bundle, data: ImageData) -> None:
     if not same_classes(data.classes, classes):
         raise EvaluationError(
             f"the classes of {data.location} ({', '.join(data.classes)}) are not those of the bundle "
-            f"({', '.join(classes)})"
+            f"({', '.join(classes)}); name them with --classes when you export the ONNX file, or evaluate on data with "
+            "the bundle's classes"
         )
 
 

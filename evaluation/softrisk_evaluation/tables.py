@@ -37,6 +37,7 @@ def sections(report: Report) -> list[Section]:
         tables.append(_resplits(report))
     if report.attacks:
         tables += [_detection(attack, report.data.rows) for attack in report.attacks]
+    if report.attacks or report.red_flags:
         tables.append(_red_flags(report))
     return tables
 

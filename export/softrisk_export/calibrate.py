@@ -53,6 +53,10 @@ def calibration_arrays(
         )
     values = outputs[nonconformity.diagnostic].astype(np.float32)
     if not np.ptp(values) > 0:
+        if np.unique(rows).size == 1:
+            raise CalibrationError(
+                f"all {rows.size} calibration rows have the same content; give clean data as varied as your traffic"
+            )
         raise CalibrationError(
             f"{nonconformity.diagnostic} has the same value, {values[0]:g}, on all {values.size} calibration rows "
             f"and can tell nothing strange; choose another score: {', '.join(DIAGNOSTICS)}"

@@ -1,5 +1,6 @@
 """From a checkpoint to a source; the one module of this room that imports torch."""
 
+import importlib
 import logging
 import warnings
 from importlib.metadata import version
@@ -79,6 +80,8 @@ def export_logits(model: nn.Module, input_shape: tuple[int, ...]) -> onnx.ModelP
     """
     # It announces which optional packages it does without.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    # The exporter would import it on the way, and turn a Ctrl-C in that second into a failure of its own.
+    importlib.import_module("torch._dynamo")
     # Two rows, because torch.export takes a size of 1 for a constant.
     example = torch.zeros(2, *input_shape)
     with warnings.catch_warnings():

@@ -54,6 +54,11 @@ def export_command(
     ] = None,
 ) -> None:
     """Turn a checkpoint or an ONNX classifier into a calibrated bundle."""
+    if source.is_dir():
+        raise ExportError(
+            f"{source} is a folder; SOURCE is a checkpoint (.pt) or an ONNX file; "
+            "for images, softrisk train comes first"
+        )
     nonconformity = parse_nonconformity(score)
     name = check_name(name or re.sub(r"[^A-Za-z0-9._-]+", "-", source.stem).lstrip("._-"))
     if source.suffix.lower() == ".onnx":

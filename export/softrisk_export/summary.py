@@ -4,6 +4,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from softrisk_core.conformal import calibration_size_for, confident_rank
 from softrisk_export.seal import Sealed
 
 
@@ -26,6 +27,13 @@ def print_summary(sealed: Sealed, checkpoint: Path | None = None) -> None:
             f"  {sealed.repeats:,} of these rows repeat the content of another, and count as often as they occur"
         )
     console.print(f"  score {manifest.nonconformity}, false alarms ≤ {facts.alpha:g} on clean traffic like these rows")
+    if not confident_rank(facts.alpha, facts.n):
+        console.print(
+            f"  too few rows for {facts.alpha:g} with 95 % confidence, which needs at least "
+            f"{calibration_size_for(facts.alpha, 'confident'):,}: the rate can come out well above it"
+        )
+    if manifest.model.origin == "onnx":
+        console.print("  softrisk cannot check that these rows were not used to train the model")
     console.print(
         f"  largest difference from the source {manifest.parity.source:.2g}, "
         f"from the NumPy reference {manifest.parity.reference:.2g}"

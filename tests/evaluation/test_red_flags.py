@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from softrisk_evaluation.false_alarms import realised
 from softrisk_evaluation.red_flags import red_flags, zero_gradients
 from softrisk_evaluation.report import AttackResult, Detection, Proportion
 
@@ -33,7 +34,7 @@ def result(
 
 def test_a_plausible_evaluation_has_none() -> None:
     attacks = [result("FGSM", 0.1, 800), result("PGD", 0.1, 700), result("FGSM", 0.2, 500), result("PGD", 0.2, 200)]
-    assert red_flags(attacks, NO_ZEROS) == ()
+    assert red_flags(attacks, NO_ZEROS, realised(np.arange(1, 101), 99, [0.1])) == ()
 
 
 @pytest.mark.parametrize(
@@ -46,7 +47,7 @@ def test_a_plausible_evaluation_has_none() -> None:
     ],
 )
 def test_each_sign_is_found_and_says_what_to_do(attacks: list[AttackResult], finding: str, advice: str) -> None:
-    (flag,) = red_flags(attacks, NO_ZEROS)
+    (flag,) = red_flags(attacks, NO_ZEROS, [])
     assert finding in flag.finding
     assert advice in flag.advice
 
@@ -62,6 +63,14 @@ def test_zero_gradients_are_found() -> None:
     inputs[0, 0, 0, 0] = 1
     share = zero_gradients(Saturated(), inputs, np.array([0, 0, 1]))
     assert (share.successes, share.trials) == (1, 3)
-    (flag,) = red_flags([], share)
+    (flag,) = red_flags([], share, [])
     assert "33.33%" in flag.finding
     assert "upper bound" in flag.advice
+
+
+@pytest.mark.parametrize("flagged", [0, 387])
+def test_a_false_alarm_rate_outside_the_law_is_found(flagged: int) -> None:
+    test_ranks = np.repeat([1, 500], [flagged, 1000 - flagged])
+    (flag,) = red_flags([], None, realised(test_ranks, 499, [0.1]))
+    assert f"{flagged / 1000:.1%} of the clean images are flagged at α = 0.1, the law allows" in flag.finding
+    assert "softrisk calibrate" in flag.advice

@@ -91,6 +91,12 @@ def test_a_diagnostic_that_says_nothing_is_refused(diagnostic: str) -> None:
         )
 
 
+def test_rows_of_one_content_are_refused_as_such() -> None:
+    same = outputs_of(np.repeat(np.arange(5, dtype=np.float32)[None], 60, axis=0))
+    with pytest.raises(CalibrationError, match="all 60 calibration rows have the same content"):
+        calibration_arrays(same, LOW_GAP, rows=np.zeros(60, np.uint64), seen_rows=NONE)
+
+
 def test_a_score_is_read_as_it_is_typed() -> None:
     assert parse_nonconformity("logit_gap:low") == LOW_GAP
     assert parse_nonconformity("energy:high") == Nonconformity(diagnostic="energy", strange="high")

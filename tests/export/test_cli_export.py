@@ -157,3 +157,15 @@ def test_mistakes_are_errors_of_ours(checkpoint_path: Path, tmp_path: Path, argu
 def test_an_onnx_file_needs_calibration_data(tmp_path: Path) -> None:
     with pytest.raises(SoftriskError, match="with --calibration"):
         run(cli_export.app, tmp_path / "some.onnx")
+
+
+def test_a_folder_is_no_source(tmp_path: Path) -> None:
+    with pytest.raises(SoftriskError, match="is a folder; SOURCE is a checkpoint"):
+        run(cli_export.app, tmp_path)
+
+
+def test_few_rows_are_said_to_give_no_confidence(first_version: Path, own_data: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "few.npz", images=np.load(own_data)["images"][:20])
+    few = run(cli_calibrate.app, first_version, "--data", tmp_path / "few.npz", "--alpha", "0.1")
+    assert "too few rows for 0.1 with 95 % confidence, which needs at least 29" in few
+    assert "too few rows" not in run(cli_calibrate.app, first_version, "--data", own_data, "--alpha", "0.1")

@@ -10,6 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper, parser
+from PIL import Image
 from typer.testing import CliRunner
 
 from softrisk_core.bundle import load_bundle
@@ -288,6 +289,18 @@ def test_the_command_line_makes_a_bundle_of_it(tmp_path: Path) -> None:
     np.testing.assert_allclose(
         outputs["logits"], expected_logits(((inputs - 0.5) * 4).astype(np.float32), weights()), rtol=1e-4, atol=1e-4
     )
+
+
+def test_class_folders_name_the_classes(tmp_path: Path) -> None:
+    write(tmp_path, SKLEARN, weights(), 13)
+    for row, image in enumerate(np.round(GREY[:, 0] * 255).astype(np.uint8)):
+        folder = tmp_path / "clean" / f"c{row % 4}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{row}.png")
+    command = [tmp_path / "model.onnx", "--calibration", tmp_path / "clean", "--out", tmp_path / "models"]
+    said = CliRunner().invoke(app, [*map(str, command), "--alpha", "0.1"], catch_exceptions=False).output
+    assert load_bundle(tmp_path / "models" / "model" / "1").manifest.classes == ("c0", "c1", "c2", "c3")
+    assert "cannot check that these rows were not used to train" in said
 
 
 @pytest.mark.parametrize(

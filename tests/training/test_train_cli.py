@@ -30,6 +30,8 @@ def test_without_a_name_the_checkpoint_is_called_like_the_data() -> None:
     assert (checkpoint.loss, checkpoint.loss_settings) == ("drsl", {"form": "logit", "tau": 1.0})
     with pytest.raises(TrainingError, match="not overwritten"):
         run("--epochs", "1")
+    with pytest.raises(TrainingError, match=r"digits\.pt is finished: next softrisk export digits\.pt"):
+        run("--epochs", "1", "--resume")
 
 
 def test_options_reach_the_checkpoint() -> None:
@@ -51,6 +53,26 @@ def test_a_setting_of_another_loss_is_refused() -> None:
         run("--loss", "ce", "--tau", "0.5")
 
 
+def test_what_needs_no_data_is_refused_before_they_are_loaded() -> None:
+    Path("here.pt").touch()
+    with pytest.raises(TrainingError, match="not overwritten"):
+        run("nowhere", "--out", "here.pt")
+    with pytest.raises(TrainingError, match="no setting 'tau'"):
+        run("nowhere", "--loss", "ce", "--tau", "0.5")
+
+
+def test_ctrl_c_before_the_first_epoch_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*arguments: object, **options: object) -> object:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer, "_train_epoch", interrupted)
+    result = CliRunner().invoke(cli.app, ["--epochs", "3"])
+    assert result.exit_code == 130
+    assert "nothing to resume" in result.output
+    assert "nan" not in result.output
+    assert list(Path().iterdir()) == []
+
+
 def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     real_train = trainer.train
 
@@ -65,7 +87,7 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
         patch.setattr(cli, "train", interrupted)
         result = CliRunner().invoke(cli.app, ["--epochs", "3"])
     assert result.exit_code == 130
-    assert "go on with --resume" in " ".join(result.output.split())
+    assert "1 of 3 epochs are kept in digits.pt.resume; go on with --resume" in " ".join(result.output.split())
     assert state_path(Path("digits.pt")).exists()
     run("--epochs", "3", "--resume")
     assert len(load_checkpoint(Path("digits.pt")).history) == 3

@@ -116,7 +116,8 @@ def training_data(checkpoint: Checkpoint, path: Path, option: str) -> ImageData:
     try:
         data = load_data(checkpoint.data_location)
     except DataError as error:
-        raise DataError(f"the data at {recorded}, cannot be read; give {option} ({error})") from error
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"the data at {recorded}, cannot be read; give {option} ({reason})") from error
     rows = max(int(getattr(checkpoint.splits, name).max()) for name in ROW_LISTS) + 1
     if len(data.labels) < rows:
         raise DataError(

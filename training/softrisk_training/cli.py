@@ -11,10 +11,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from softrisk_training.augmentation import Augmentation
 from softrisk_training.checkpoint import Checkpoint
 from softrisk_training.data import ImageData, Splits, load_data, split_rows
-from softrisk_training.losses import DRSLForm
+from softrisk_training.losses import DRSLForm, make_loss
 from softrisk_training.models import Optimizer, architecture
 from softrisk_training.trainer import Progress as TrainingProgress
-from softrisk_training.trainer import TrainingConfig, state_path, train
+from softrisk_training.trainer import TrainingConfig, finished_epochs, refuse_conflicts, state_path, train
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -59,15 +59,20 @@ def train_command(
     Without arguments it trains on scikit-learn's digits, in seconds.
     """
     console = Console()
+    destination = out or Path(f"{Path(data).resolve().stem}.pt")
+    options = {"form": form, "tau": tau, "q": q, "smoothing": smoothing}
+    loss_settings: dict[str, float | str] = {name: value for name, value in options.items() if value is not None}
+    # Large data take a while to load: what can be refused without them is refused before.
+    refuse_conflicts(destination, resume=resume)
+    make_loss(loss, **loss_settings)
+    recipe = architecture(architecture_name)
     images = load_data(data)
     splits = split_rows(images, seed)
-    recipe = architecture(architecture_name)
-    given = {"form": form, "tau": tau, "q": q, "smoothing": smoothing}
     config = TrainingConfig(
         architecture=architecture_name,
         width=width or recipe.width,
         loss=loss,
-        loss_settings={name: value for name, value in given.items() if value is not None},
+        loss_settings=loss_settings,
         epochs=epochs or min(40, max(5, math.ceil(200_000 / len(splits.training)))),
         batch_size=batch_size,
         optimizer=optimizer or recipe.optimizer,
@@ -85,11 +90,10 @@ def train_command(
     )
     if splits.dropped:
         console.print(f"{splits.dropped:,} rows left out: another row has the same content")
-    destination = out or Path(f"{Path(images.location).resolve().stem}.pt")
     try:
         checkpoint = _train_with_bar(config, images, splits, destination, resume, console)
     except KeyboardInterrupt:
-        console.print(f"interrupted; {state_path(destination)} has every finished epoch, go on with --resume")
+        console.print(_interrupted(destination, config.epochs), soft_wrap=True, highlight=False)
         raise typer.Exit(130) from None
     console.print(
         f"accuracy {checkpoint.test_accuracy:.2%} on {len(splits.test):,} test images;"
@@ -100,19 +104,29 @@ def train_command(
     )
 
 
+def _interrupted(out: Path, epochs: int) -> str:
+    state = state_path(out)
+    kept = finished_epochs(out)
+    if kept:
+        return f"interrupted; {kept} of {epochs} epochs are kept in {state}; go on with --resume"
+    # Left there, it would be in the way of the next start and save nobody any work.
+    state.unlink(missing_ok=True)
+    return "interrupted before the first epoch was finished; nothing to resume"
+
+
 def _train_with_bar(
     config: TrainingConfig, data: ImageData, splits: Splits, out: Path, resume: bool, console: Console
 ) -> Checkpoint:
     columns = (
         TextColumn("epoch {task.fields[epoch]}/" + str(config.epochs)),
         BarColumn(bar_width=12),
-        TextColumn("loss {task.fields[loss]:.4f} accuracy {task.fields[accuracy]:.1%}"),
-        TextColumn("(selection {task.fields[selected]:.1%})"),
+        TextColumn("loss {task.fields[loss]} accuracy {task.fields[accuracy]}"),
+        TextColumn("(selection {task.fields[selected]})"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task("training", epoch=0, loss=math.nan, accuracy=0.0, selected=0.0, total=None)
+        task = bar.add_task("training", epoch=0, loss="–", accuracy="–", selected="–", total=None)
 
         def show(progress: TrainingProgress) -> None:
             bar.update(
@@ -120,10 +134,10 @@ def _train_with_bar(
                 completed=progress.steps,
                 total=progress.total_steps,
                 epoch=progress.epoch,
-                loss=progress.loss,
-                accuracy=progress.accuracy,
+                loss=f"{progress.loss:.4f}",
+                accuracy=f"{progress.accuracy:.1%}",
             )
             if progress.selection_accuracy is not None:
-                bar.update(task, selected=progress.selection_accuracy)
+                bar.update(task, selected=f"{progress.selection_accuracy:.1%}")
 
         return train(config, data, splits, out, resume=resume, on_progress=show)

@@ -95,6 +95,38 @@ def state_path(out: Path) -> Path:
     return out.with_name(out.name + ".resume")
 
 
+def finished_epochs(out: Path) -> int:
+    """How many epochs of an unfinished training are kept; 0 without one.
+
+    Raises:
+        CheckpointError: If its state cannot be read.
+    """
+    return len(read_payload(state_path(out), STATE_FORMAT)["history"]) if state_path(out).exists() else 0
+
+
+def refuse_conflicts(out: Path, *, resume: bool) -> None:
+    """Refuse to overwrite anything, and to guess whether an unfinished training is to go on.
+
+    Args:
+        out: The checkpoint that is to be written.
+        resume: Whether an unfinished training is to go on.
+
+    Raises:
+        TrainingError: If `out` exists, or an unfinished training is there but `resume` is not set, or the reverse.
+    """
+    unfinished = state_path(out).exists()
+    if out.exists() and resume and not unfinished:
+        raise TrainingError(f"{out} is finished: next softrisk export {out}")
+    if out.exists():
+        raise TrainingError(f"{out} exists and is not overwritten; choose another --out, or delete it")
+    if unfinished and not resume:
+        raise TrainingError(
+            f"{state_path(out)} is left from an unfinished training; go on with --resume, or delete it to start again"
+        )
+    if resume and not unfinished:
+        raise TrainingError(f"there is nothing to resume: {state_path(out)} does not exist; leave out --resume")
+
+
 def train(
     config: TrainingConfig,
     data: ImageData,
@@ -121,7 +153,7 @@ def train(
         TrainingError: If `out` exists, if there is an unfinished training and `resume` is not set, if there is none
             and it is, if the unfinished one was another, or if the loss is no longer finite.
     """
-    _refuse_conflicts(out, resume=resume)
+    refuse_conflicts(out, resume=resume)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loss = make_loss(config.loss, **config.loss_settings)
     model, arguments = _initial_model(config, data, splits.training)
@@ -270,18 +302,6 @@ def _make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opt
     return torch.optim.SGD(
         model.parameters(), config.learning_rate, momentum=0.9, nesterov=True, weight_decay=config.weight_decay
     )
-
-
-def _refuse_conflicts(out: Path, *, resume: bool) -> None:
-    if out.exists():
-        raise TrainingError(f"{out} exists and is not overwritten; choose another --out, or delete it")
-    unfinished = state_path(out).exists()
-    if unfinished and not resume:
-        raise TrainingError(
-            f"{state_path(out)} is left from an unfinished training; go on with --resume, or delete it to start again"
-        )
-    if resume and not unfinished:
-        raise TrainingError(f"there is nothing to resume: {state_path(out)} does not exist; leave out --resume")
 
 
 def _refuse_other_training(saved: dict[str, Any], state: dict[str, Any], path: Path) -> None:

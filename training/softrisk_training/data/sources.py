@@ -13,15 +13,15 @@ from softrisk_training.errors import DataError
 DIGITS: Final = "digits"
 
 LABELLED: Final = (
-    f"'{DIGITS}' (the 8×8 digits of scikit-learn);"
-    " a folder with train-*.parquet and test-*.parquet, as Hugging Face writes them, with the columns image and label;"
-    " a folder with IDX files such as train-images-idx3-ubyte[.gz];"
-    " a folder with one folder of PNG or JPEG files for each class, also below train/ and test/;"
-    " a .npz file with images and labels"
+    f"'{DIGITS}' (the 8×8 digits of scikit-learn)",
+    "a folder with train-*.parquet and test-*.parquet, as Hugging Face writes them, with the columns image and label",
+    "a folder with IDX files such as train-images-idx3-ubyte[.gz]",
+    "a folder with one folder of PNG or JPEG files for each class, also below train/ and test/",
+    "a .npz file with images and labels",
 )
 
 UNLABELLED: Final = (
-    "where labels are not needed, also a folder of PNG or JPEG files, and parquet or .npz files without labels"
+    "where labels are not needed, also a folder of PNG or JPEG files, and parquet or .npz files without labels",
 )
 
 
@@ -36,7 +36,11 @@ def load_data(location: str) -> ImageData:
     """
     data = load_images(location)
     if not isinstance(data, ImageData):
-        raise DataError(f"{location} holds images without labels, and here they are needed; give {LABELLED}")
+        problem = f"{location} holds images without labels, and here they are needed"
+        folder = Path(location).expanduser()
+        if folder.is_dir() and is_flat_folder(folder):
+            problem += ": put them in one folder for each class"
+        raise DataError(_with_forms(problem, LABELLED))
     return data
 
 
@@ -64,7 +68,11 @@ def load_images(location: str) -> Images:
     elif path.is_file() and path.suffix == ".npz":
         return load_npz(path, location)
     problem = "holds no data that softrisk can read" if path.exists() else "does not exist"
-    raise DataError(f"{location} {problem}; data are given as {LABELLED}; {UNLABELLED}")
+    raise DataError(_with_forms(f"{location} {problem}", LABELLED + UNLABELLED))
+
+
+def _with_forms(problem: str, forms: tuple[str, ...]) -> str:
+    return "\n".join([problem, "data are given as", *(f"  - {form}" for form in forms)])
 
 
 def absolute_location(location: str) -> str:
