@@ -130,6 +130,8 @@ BAD: list[tuple[str, bytes, int, str]] = [
     # arrays
     (NPY, b"", 400, "not a .npy file"),
     (NPY, archive(), 400, "not a .npy file"),
+    (NPY, VALID_NPY.replace(b"(1, 1, 4, 4)", b"(1,,1, 4, 4)"), 400, "not a .npy file"),
+    (NPY, VALID_NPY.replace(b"(1, 1, 4, 4)", b"(1 1, 4, 4) "), 400, "not a .npy file"),
     (NPY, VALID_NPY[:-1], 400, "announces 64 bytes of data, 63 came"),
     (NPY, VALID_NPY + b"\0", 400, "announces 64 bytes of data, 65 came"),
     (NPY, VALID_NPY.replace(b"(1, 1,", b"(9999999999, 1,"), 400, "announces 639999999936 bytes"),

@@ -21,7 +21,7 @@ _NPY_MAGIC: Final = b"\x93NUMPY"
 # The header is a Python literal; every writer produces this form of it, so nothing of a client's is evaluated.
 _NPY_HEADER: Final = re.compile(
     r"\s*\{\s*'descr':\s*'([<>|=])([a-zA-Z])(\d{0,3})'\s*,\s*'fortran_order':\s*(True|False)\s*,"
-    r"\s*'shape':\s*\(([\d, ]{0,200})\)\s*,?\s*\}\s*"
+    r"\s*'shape':\s*\(((?:\d{1,20},\s?)*(?:\d{1,20})?)\)\s*,?\s*\}\s*"
 )
 _NPY_SIZES: Final = {"f": ("2", "4", "8"), "i": ("1", "2", "4", "8"), "u": ("1", "2", "4", "8")}
 

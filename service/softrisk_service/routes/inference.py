@@ -48,7 +48,7 @@ class Codec(Protocol[C]):
     """A module of `softrisk_service.codecs` that speaks a protocol."""
 
     @property
-    def PROTOCOL(self) -> str:  # noqa: N802, RUF100 - modules spell constants so
+    def PROTOCOL(self) -> str:
         """Label in the metrics."""
 
     def decode(self, media: str, body: bytes, served: ServedVersion, allowance: Allowance) -> C:
