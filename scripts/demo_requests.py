@@ -75,7 +75,7 @@ def _show(url: str, path: Path) -> bool:
         f"Attacked: PGD fools the classifier on {fooled.sum()} of them; {detected:.1%} of these are flagged, and a "
         f"fooling image has the lower p-value in {lower:.1%} of all pairs with a clean one.\n"
         "So the risk does rise under attack, at the price of one flag in twenty clean images. How much is caught "
-        "depends on model, data and score: on MNIST it is 78 % of the same attack at the same price (docs/results).",
+        "depends on model, data, attack and score: docs/results has MNIST, and a case where next to nothing is caught.",
         highlight=False,
     )
     return bool(fooled.any() and lower > 0.8 and false_alarms < 0.1)

@@ -1,7 +1,7 @@
 """uvicorn's HTTP/1.1 protocol with the limits that it lacks against single connections.
 
 Without them a head may be of any size and take any time, and a connection that sends requests without reading the
-answers fills the memory with parsed requests (3 GB in 20 seconds, measured). Requests that cannot be parsed get the
+answers fills the memory with parsed requests, gigabytes within seconds. Requests that cannot be parsed get the
 same problem document as every other error.
 
 The class relies on methods of uvicorn's class that are not documented as extension points; `tests/service/

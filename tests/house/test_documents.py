@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import typer
+from scipy import stats
 from typer.testing import CliRunner
 
 from softrisk_core.cli import COMMANDS
+from softrisk_core.conformal import confident_rank, marginal_rank
 from softrisk_export import cli_export
 from softrisk_training import cli as cli_training
 
@@ -83,3 +85,20 @@ def test_relative_links_lead_to_files(path: Path) -> None:
         if not re.match(r"[a-z]+:|#", link) and not (path.parent / link.partition("#")[0]).exists()
     ]
     assert missing == []
+
+
+def test_the_table_of_the_guarantee_follows_the_law(repository_root: Path) -> None:
+    """Rates that 90 % of calibration sets realise, and the confident ranks with their mean rates, as printed."""
+    text = (repository_root / "docs" / "guarantee.md").read_text(encoding="utf-8")
+    cell = r"\| ([\d.]+) … ([\d.]+) % \| (\d+) \(([\d.]+) %\) "
+    rows = re.findall(rf"^\| ([\d,]+) {cell}{cell}\|$", text, re.MULTILINE)
+    assert len(rows) == 5
+    for size, *cells in rows:
+        n = int(size.replace(",", ""))
+        for alpha, (low, high, rank, mean) in zip((0.01, 0.05), (cells[:4], cells[4:]), strict=True):
+            limit = marginal_rank(alpha, n)
+            law = stats.beta(limit, n + 1 - limit)
+            assert int(rank) == confident_rank(alpha, n)
+            printed = {low: law.ppf(0.05), high: law.ppf(0.95), mean: int(rank) / (n + 1)}
+            for shown, exact in printed.items():
+                assert float(shown) == pytest.approx(100 * exact, abs=0.51 * 10 ** -len(shown.partition(".")[2])), n
