@@ -1,23 +1,18 @@
 """`softrisk serve`: a model repository over HTTP."""
 
-import math
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import uvicorn
-from prometheus_client import CollectorRegistry, disable_created_metrics
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from softrisk_service.app import create_app
-from softrisk_service.engine import Engine, check_repository
 from softrisk_service.errors import ConfigurationError
+from softrisk_service.loading import check_repository
 from softrisk_service.logs import configure_logs
-from softrisk_service.metrics import Metrics
-from softrisk_service.protocol import GuardedProtocol
-from softrisk_service.server import Server, listen
 from softrisk_service.settings import Settings
+from softrisk_service.sockets import listen
+from softrisk_service.supervisor import Supervisor
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -36,6 +31,8 @@ def serve(
     repository: Annotated[
         Path | None, typer.Argument(help="Folder of bundles. [default: models]", show_default=False)
     ] = None,
+    repository_mode: Annotated[str | None, _flag("repository_mode")] = None,
+    poll_seconds: Annotated[float | None, _flag("poll_seconds")] = None,
     host: Annotated[str | None, _flag("host")] = None,
     port: Annotated[int | None, _flag("port")] = None,
     alpha_review: Annotated[float | None, _flag("alpha_review")] = None,
@@ -48,6 +45,8 @@ def serve(
     max_json_bytes: Annotated[int | None, _flag("max_json_bytes")] = None,
     max_bodies_bytes: Annotated[int | None, _flag("max_bodies_bytes")] = None,
     deadline_seconds: Annotated[float | None, _flag("deadline_seconds")] = None,
+    workers: Annotated[int | None, _flag("workers")] = None,
+    device: Annotated[str | None, _flag("device")] = None,
     threads: Annotated[int | None, _flag("threads")] = None,
     drain_seconds: Annotated[float | None, _flag("drain_seconds")] = None,
     shutdown_seconds: Annotated[float | None, _flag("shutdown_seconds")] = None,
@@ -64,24 +63,13 @@ def serve(
     check_repository(settings)
     sockets = listen(settings.host, settings.port)
     configure_logs(settings)
-    # Every series would bring a second one with its birthday, which no rule or panel reads.
-    disable_created_metrics()  # type: ignore[no-untyped-call] # not annotated by the library
-    registry = CollectorRegistry()
-    engine = Engine(settings, Metrics(registry))
-    config = uvicorn.Config(
-        create_app(settings, registry=registry, engine=engine),
-        loop="auto",  # uvloop, where there is one
-        http=GuardedProtocol,
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=math.ceil(settings.shutdown_seconds),
-    )
-    Server(config, engine, settings.drain_seconds).run(sockets)
-    if engine.has_nothing_to_serve:
-        raise ConfigurationError("\n  ".join([f"nothing in {settings.repository} can be served:", *engine.faults]))
+    if settings.workers > 1:
+        Supervisor(settings, sockets).run()
+    else:
+        # Not before it is needed: a supervisor needs neither a runtime nor an app.
+        from softrisk_service.worker import serve as serve_alone
+
+        serve_alone(settings, sockets)
 
 
 def _settings(flags: dict[str, Any]) -> Settings:

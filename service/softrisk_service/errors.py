@@ -3,11 +3,17 @@
 ```
 ServiceError
 ├── ConfigurationError   settings that cannot work
+│   └── NothingToServeError  a repository of which no version can be served
 ├── NotServableError     a bundle that must not be served, and why
+├── WorkerError          a process of the service that does not start
+├── ChannelError         another process of the service that failed
+│   └── ChannelClosedError  … or is gone
 └── RequestError         an answer other than 200; the class says which
     ├── MalformedError      400
+    ├── ForbiddenError      403
     ├── UnknownModelError   404
     ├── SlowBodyError       408
+    ├── RepositoryError     409
     ├── TooLargeError       413
     ├── MediaTypeError      415
     ├── InvalidInputError   422
@@ -19,6 +25,7 @@ ServiceError
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar
 
@@ -35,8 +42,32 @@ class ConfigurationError(ServiceError):
     """The settings, or the model repository that they name, cannot work."""
 
 
+class NothingToServeError(ConfigurationError):
+    """No version of the repository can be served.
+
+    Args:
+        repository: The folder.
+        faults: Why, a line for each version.
+    """
+
+    def __init__(self, repository: Path, faults: list[str]) -> None:
+        super().__init__("\n  ".join([f"nothing in {repository} can be served:", *faults]))
+
+
 class NotServableError(ServiceError):
     """A bundle is intact but must not be served here."""
+
+
+class WorkerError(ServiceError):
+    """The processes that should serve do not start."""
+
+
+class ChannelError(ServiceError):
+    """Another process of the service failed at what it was asked to do."""
+
+
+class ChannelClosedError(ChannelError):
+    """Another process of the service is gone."""
 
 
 class RequestError(ServiceError):
@@ -48,6 +79,12 @@ class RequestError(ServiceError):
 
 class MalformedError(RequestError):
     """The body is not what its media type says."""
+
+
+class ForbiddenError(RequestError):
+    """The operator has not allowed it."""
+
+    status = 403
 
 
 class UnknownModelError(RequestError):
@@ -62,6 +99,12 @@ class SlowBodyError(RequestError):
     status = 408
     # What is left of the body, here and below, will not be read, so the connection cannot be used again.
     headers = MappingProxyType({"connection": "close"})
+
+
+class RepositoryError(RequestError):
+    """What lies in the model repository, or its permissions, do not allow the change that was asked for."""
+
+    status = 409
 
 
 class TooLargeError(RequestError):

@@ -5,16 +5,18 @@ series. Children are bound once for each model version: looking labels up costs 
 """
 
 import platform
-from typing import Any, Final
+import weakref
+from typing import Final, Protocol
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
 
 from softrisk_core import __version__
 from softrisk_core.manifest import Manifest
-from softrisk_service.histograms import ArrayHistogram
+from softrisk_service.histograms import Histogram
+from softrisk_service.outcome import Outputs
 from softrisk_service.policy import Policy
 
 STAGES: Final = ("decode", "queue", "run", "encode")
@@ -34,6 +36,14 @@ _LOGITS: Final = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2, 3, 4, 5, 6, 7, 8, 
 _MODEL: Final = ("model", "version")
 
 
+class Queue(Protocol):
+    """Where instances wait."""
+
+    @property
+    def depth(self) -> int:
+        """How many."""
+
+
 class Metrics:
     """The metrics of one server process.
 
@@ -49,10 +59,7 @@ class Metrics:
             return Gauge(f"softrisk_{name}", text, labels, registry=registry)
 
         def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-            return Histogram(f"softrisk_{name}", text, labels, registry=registry, buckets=buckets)
-
-        def diagnostic(name: str, text: str, bounds: tuple[float, ...]) -> ArrayHistogram:
-            return ArrayHistogram(f"softrisk_{name}", text, bounds, registry)
+            return Histogram(f"softrisk_{name}", text, buckets, labels, registry)
 
         ProcessCollector(registry=registry)
         self.requests = counter(
@@ -66,10 +73,10 @@ class Metrics:
         self.queue_depth = gauge("queue_depth", "Instances waiting for a run.", *_MODEL)
         self.predictions = counter("predictions_total", "Instances answered by the model.", *_MODEL)
         self.flagged = counter("flagged_total", "Instances not accepted, by the decision.", *_MODEL, "decision")
-        self.top2_gap = diagnostic("top2_gap", "Difference of the two largest probabilities.", _TOP2_GAPS)
-        self.logit_gap = diagnostic("logit_gap", "Difference of the two largest logits.", _LOGITS)
-        self.dispersion = diagnostic("dispersion", "Standard deviation of the other classes' logits.", _LOGITS)
-        self.p_value = diagnostic("p_value", "Conformal p-value; uniform on clean traffic.", _P_VALUES)
+        self.top2_gap = histogram("top2_gap", "Difference of the two largest probabilities.", _TOP2_GAPS, *_MODEL)
+        self.logit_gap = histogram("logit_gap", "Difference of the two largest logits.", _LOGITS, *_MODEL)
+        self.dispersion = histogram("dispersion", "Standard deviation of the other classes' logits.", _LOGITS, *_MODEL)
+        self.p_value = histogram("p_value", "Conformal p-value; uniform on clean traffic.", _P_VALUES, *_MODEL)
         self.model_info = gauge(
             "model_info", "A model version being served.", *_MODEL, "architecture", "loss", "provider"
         )
@@ -79,14 +86,22 @@ class Metrics:
         self.calibration_size = gauge("calibration_size", "Number of its calibration scores.", *_MODEL)
         self.alpha = gauge("alpha", "False-alarm rate of a decision level.", *_MODEL, "level")
         self.model_ready = gauge("model_ready", "1 if the model version answers requests, else 0.", *_MODEL)
+        self.default_version = gauge("default_version", "Version that answers requests that name none.", "model")
+        self.model_loads = counter("model_loads_total", "Attempts to load a model version.", *_MODEL, "outcome")
         self.ready = gauge("ready", "1 if the service wants traffic, else 0.")
         gauge("build_info", "Versions of what is running.", "version", "python", "onnxruntime").labels(
             __version__, platform.python_version(), onnxruntime.__version__
         ).set(1)
 
+        self._requests: dict[tuple[str, str, str, int], Counter] = {}
+
     def count_request(self, model: str, version: str, protocol: str, code: int) -> None:
         """Count an inference request; model and version are empty if it named none that exists."""
-        self.requests.labels(model, version, protocol, str(code)).inc()
+        key = model, version, protocol, code
+        counter = self._requests.get(key)
+        if counter is None:
+            counter = self._requests[key] = self.requests.labels(model, version, protocol, str(code))
+        counter.inc()
 
 
 class ModelMetrics:
@@ -103,7 +118,6 @@ class ModelMetrics:
         labels = (manifest.name, str(manifest.version))
         self._policy = policy
         self.stages = {stage: metrics.duration.labels(*labels, stage) for stage in STAGES}
-        self.queue_depth = metrics.queue_depth.labels(*labels)
         self._batch_size = metrics.batch_size.labels(*labels)
         self._predictions = metrics.predictions.labels(*labels)
         self._flagged = {decision: metrics.flagged.labels(*labels, decision) for decision in ("review", "reject")}
@@ -112,16 +126,49 @@ class ModelMetrics:
         }
         self._p_value = metrics.p_value.labels(*labels)
 
-        model, calibration = manifest.model, manifest.calibration
-        metrics.model_info.labels(*labels, model.architecture or "", model.loss or "", provider).set(1)
-        metrics.calibration_info.labels(
-            *labels, calibration.id, str(calibration.n), f"{calibration.alpha:g}", str(manifest.nonconformity)
-        ).set(1)
-        metrics.calibration_size.labels(*labels).set(calibration.n)
-        metrics.alpha.labels(*labels, "review").set(policy.alpha_review)
-        metrics.alpha.labels(*labels, "reject").set(policy.alpha_reject)
+        self._gauges: list[tuple[Gauge, tuple[str, ...]]] = []
 
-    def count_batch(self, outputs: dict[str, NDArray[Any]], finite: NDArray[np.bool_] | None, seconds: float) -> None:
+        def gauge(metric: Gauge, *more: str) -> Gauge:
+            self._gauges.append((metric, (*labels, *more)))
+            return metric.labels(*labels, *more)
+
+        model, calibration = manifest.model, manifest.calibration
+        self._queue_depth = gauge(metrics.queue_depth)
+        gauge(metrics.model_ready).set(1)
+        gauge(metrics.model_info, model.architecture or "", model.loss or "", provider).set(1)
+        gauge(
+            metrics.calibration_info,
+            calibration.id,
+            str(calibration.n),
+            f"{calibration.alpha:g}",
+            str(manifest.nonconformity),
+        ).set(1)
+        gauge(metrics.calibration_size).set(calibration.n)
+        gauge(metrics.alpha, "review").set(policy.alpha_review)
+        gauge(metrics.alpha, "reject").set(policy.alpha_reject)
+
+    def retire(self) -> None:
+        """Take down what tells of a version being served; what was counted stays."""
+        for metric, values in self._gauges:
+            metric.remove(*values)
+
+    def watch_queue(self, queue: Queue) -> None:
+        """Ask a queue for its depth whenever the metrics are read; it is not kept alive for that."""
+        reference = weakref.ref(queue)
+
+        def depth() -> float:
+            watched = reference()
+            return 0.0 if watched is None else watched.depth
+
+        self._queue_depth.set_function(depth)
+
+    def count_waits(self, seconds: list[float]) -> None:
+        """Count how long the requests of a batch waited for it."""
+        observe = self.stages["queue"].observe
+        for wait in seconds:
+            observe(wait)
+
+    def count_batch(self, outputs: Outputs, finite: NDArray[np.bool_] | None, seconds: float) -> None:
         """Count one run of the model.
 
         Args:
@@ -140,5 +187,5 @@ class ModelMetrics:
         self._flagged["reject"].inc(rejected)
         self._flagged["review"].inc(flagged - rejected)
         for name, series in self._diagnostics.items():
-            series.observe(outputs[name].astype(np.float64))
-        self._p_value.observe(ranks / (self._policy.n + 1))
+            series.observe_all(outputs[name].astype(np.float64))
+        self._p_value.observe_all(ranks / (self._policy.n + 1))

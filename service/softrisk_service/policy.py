@@ -78,5 +78,11 @@ def risk_header(ranks: list[int], limit: int, n: int) -> str:
         limit: Largest flagged rank.
         n: Number of calibration scores.
     """
-    flagged = sum(rank <= limit for rank in ranks)
-    return f"max={risk_score(min(ranks), n):.6g}; flagged={flagged}"
+    if len(ranks) == 1:
+        return _risk_header(ranks[0], int(ranks[0] <= limit), n)
+    return _risk_header(min(ranks), sum(rank <= limit for rank in ranks), n)
+
+
+@lru_cache(maxsize=4096)
+def _risk_header(rank: int, flagged: int, n: int) -> str:
+    return f"max={risk_score(rank, n):.6g}; flagged={flagged}"

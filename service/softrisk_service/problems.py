@@ -15,6 +15,27 @@ from softrisk_service.errors import RequestError
 PROBLEM_TYPE: Final = "application/problem+json"
 
 
+def problem_document(request_id: str, status: int, detail: str, **members: Any) -> bytes:
+    """The body of an error answer.
+
+    Args:
+        request_id: Of the request.
+        status: HTTP status.
+        detail: What was wrong, what was expected.
+        **members: Further extension members.
+    """
+    document = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "error": detail,
+        "request_id": request_id,
+        **members,
+    }
+    return orjson.dumps(document)
+
+
 def problem(
     request: Request, status: int, detail: str, headers: Mapping[str, str] | None = None, **members: Any
 ) -> Response:
@@ -27,16 +48,8 @@ def problem(
         headers: Headers of the answer.
         **members: Further extension members.
     """
-    document = {
-        "type": "about:blank",
-        "title": HTTPStatus(status).phrase,
-        "status": status,
-        "detail": detail,
-        "error": detail,
-        "request_id": request.state.record.request_id,
-        **members,
-    }
-    return Response(orjson.dumps(document), status, headers, media_type=PROBLEM_TYPE)
+    document = problem_document(request.state.record.request_id, status, detail, **members)
+    return Response(document, status, headers, media_type=PROBLEM_TYPE)
 
 
 def _request_error(request: Request, error: Exception) -> Response:

@@ -11,9 +11,11 @@ test_protocol.py` notices when they change.
 import asyncio
 from http import HTTPStatus
 from typing import Any, Final
+from weakref import WeakSet
 
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
 MAX_HEAD_BYTES: Final = 64 * 1024
 """Longest request line with headers; longer heads are answered 431. Data come in chunks, so a bit more may pass."""
@@ -25,28 +27,60 @@ HEAD_SECONDS: Final = 30.0
 """Longest time for a head to arrive; then the connection is closed."""
 
 
+TICK_SECONDS: Final = 1.0
+"""How often the connections are looked at; a timer for each request would cost more than reading its head."""
+
+_watched: WeakSet[ServerState] = WeakSet()
+
+
+def _watch(state: ServerState, loop: asyncio.AbstractEventLoop) -> None:
+    """Look at all connections now and then, as long as there are any."""
+    now = loop.time()
+    for connection in list(state.connections):
+        if isinstance(connection, GuardedProtocol):
+            connection.check_time(now)
+    if state.connections:
+        loop.call_later(TICK_SECONDS, _watch, state, loop)
+    else:
+        _watched.discard(state)
+
+
 class GuardedProtocol(HttpToolsProtocol):
-    """One connection of a client."""
+    """One connection of a client.
+
+    Attributes:
+        idle_since: When the last answer was written, if uvicorn's own timer does not watch for the next request.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.idle_since: float | None = None
         self._head_bytes = 0
-        self._head_timer: asyncio.TimerHandle | None = None
+        self._head_since: float | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn does
         """Wait for the first head."""
         super().connection_made(transport)
-        self._expect_head()
+        self.expect_head()
+        if self.server_state not in _watched:
+            _watched.add(self.server_state)
+            self.loop.call_later(TICK_SECONDS, _watch, self.server_state, self.loop)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the timer."""
-        self._head_is_complete()
-        super().connection_lost(exc)
+    def check_time(self, now: float) -> None:
+        """Close the connection if it takes too long.
+
+        Args:
+            now: On the clock of the event loop.
+        """
+        if (self._head_since is not None and now - self._head_since > HEAD_SECONDS) or (
+            self.idle_since is not None and now - self.idle_since > self.timeout_keep_alive
+        ):
+            self.transport.close()
 
     def data_received(self, data: bytes) -> None:
         """Parse, and count what belongs to a head."""
         super().data_received(data)
-        if self._head_timer is not None and not self.transport.is_closing():
+        if self._head_since is not None and not self.transport.is_closing():
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse(431, f"the head of the request is longer than {MAX_HEAD_BYTES} bytes")
@@ -54,11 +88,11 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Start to count a head."""
         super().on_message_begin()
-        self._expect_head()
+        self.expect_head()
 
     def on_headers_complete(self) -> None:
         """Hand the request over, or cut the connection if it has too many waiting."""
-        self._head_is_complete()
+        self.head_is_complete()
         if self.transport.is_closing():
             return
         # Errors, not only returns: the parser has more at hand, and has to stop.
@@ -83,15 +117,16 @@ class GuardedProtocol(HttpToolsProtocol):
         headers = dict(self.headers)
         return b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
 
-    def _expect_head(self) -> None:
+    def expect_head(self) -> None:
+        """Watch for a head."""
         self._head_bytes = 0
-        if self._head_timer is None:
-            self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+        self.idle_since = None
+        if self._head_since is None:
+            self._head_since = self.loop.time()
 
-    def _head_is_complete(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+    def head_is_complete(self) -> None:
+        """Watch for no head any more."""
+        self._head_since = None
 
     def _refuse(self, status: int, detail: str) -> None:
         phrase = HTTPStatus(status).phrase

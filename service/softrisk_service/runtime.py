@@ -1,76 +1,68 @@
-"""One `model.onnx` in onnxruntime: the provider chosen from what is installed, and proof that it repeats the bundle."""
+"""One `model.onnx` in onnxruntime: proof that it repeats its bundle, what its runs cost here, and the runs."""
 
-import os
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Final
+import time
+from typing import Final
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from softrisk_core.bundle import Bundle
 from softrisk_core.diagnostics import DIAGNOSTICS
 from softrisk_core.manifest import OUTPUTS
 from softrisk_service.errors import NotServableError
+from softrisk_service.outcome import Inputs, Outputs
+from softrisk_service.plan import measure
+from softrisk_service.sessions import CPU, open_session, usable_cores
+from softrisk_service.settings import Settings
 
-Inputs = Mapping[str, NDArray[np.float32]]
-Outputs = dict[str, NDArray[Any]]
+_SHARED_SECONDS: Final = 300e-6
+"""A run of one instance that takes less is not shared by several threads: they would mostly wait for each other."""
 
-CUDA: Final = "CUDAExecutionProvider"
-CPU: Final = "CPUExecutionProvider"
+_TRIALS: Final = 20
+"""Most runs for one measured time."""
+_TRIAL_SECONDS: Final = 0.02
+"""Most time for it, but at least one run."""
 
 _COMPARED: Final = ("logits", "probabilities", *DIAGNOSTICS, "nonconformity")
 _RANKED: Final = ("rank", "flagged")
 _FLOATS: Final = (*_COMPARED, "p_value", "risk_score")
-_CGROUP_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
-
-
-def usable_cores() -> int:
-    """Cores that this process may use: its affinity, cut down to the container's CPU quota."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = _CGROUP_QUOTA.read_text().split()
-        return max(1, min(cores, round(int(quota) / int(period))))
-    except (OSError, ValueError):  # not Linux, or no quota: the file says "max"
-        return cores
-
-
-def _providers() -> list[Any]:
-    if CUDA in onnxruntime.get_available_providers():
-        # TF32 would round factors to 10 bits: not the function whose scores were calibrated.
-        return [(CUDA, {"use_tf32": "0"}), CPU]
-    return [CPU]
 
 
 class Runtime:
-    """A loaded graph.
+    """A loaded graph, warmed up and measured.
 
     Args:
         bundle: Whose graph.
-        threads: Threads of onnxruntime; None for `usable_cores()`.
+        settings: Where it runs, in how many threads, and in which batches at most. Unless the number of threads is
+            set, a graph whose runs are too short to be shared has one.
 
     Attributes:
         provider: The execution provider that runs it.
+        plan: How to run it.
 
     Raises:
-        NotServableError: If onnxruntime does not load it, or its inputs and outputs are not those of the manifest.
+        NotServableError: If onnxruntime does not load it, its inputs and outputs are not those of the manifest, or
+            it does not repeat the bundle's golden outputs.
+        BundleError: If `golden.npz` cannot be read.
     """
 
-    def __init__(self, bundle: Bundle, threads: int | None) -> None:
-        options = onnxruntime.SessionOptions()
-        # Left alone, onnxruntime takes one thread for each core of the host, whatever the container may use.
-        options.intra_op_num_threads = threads or usable_cores()
-        options.inter_op_num_threads = 1
-        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-        # Idle workers would otherwise spin on the cores that the event loop needs.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3  # warnings go to stderr and are not JSON
-        try:
-            self._session = onnxruntime.InferenceSession(bundle.model_path, options, providers=_providers())
-        except Exception as error:  # onnxruntime's exceptions have no common root
-            raise NotServableError(f"onnxruntime cannot load {bundle.model_path}: {error}") from error
+    def __init__(self, bundle: Bundle, settings: Settings) -> None:
+        self._session = open_session(bundle, settings.device, settings.threads or 1)
         self.provider: str = self._session.get_providers()[0]
+        self._check_signature(bundle)
+        golden = self._golden(bundle)
+        cores = max(1, usable_cores() // settings.workers)
+        if (
+            settings.threads is None
+            and cores > 1
+            and self.provider == CPU
+            and self._seconds(golden, 1) > _SHARED_SECONDS
+        ):
+            self._session = open_session(bundle, settings.device, cores)
+        self._replay(bundle)
+        self.plan = measure(lambda size: self._seconds(golden, size), settings.max_batch_size)
+
+    def _check_signature(self, bundle: Bundle) -> None:
         wanted = {spec.name for spec in bundle.manifest.inputs}
         found = {node.name for node in self._session.get_inputs()}
         if wanted != found:
@@ -89,25 +81,44 @@ class Runtime:
         """
         return dict(zip(OUTPUTS, self._session.run(OUTPUTS, inputs), strict=True))
 
-    def replay(self, bundle: Bundle) -> None:
-        """Warm up with the bundle's golden inputs and compare what comes out with what the bundle recorded.
+    def _golden(self, bundle: Bundle) -> dict[str, NDArray[np.float32]]:
+        inputs, outputs = bundle.golden()
+        if missing := ({spec.name for spec in bundle.manifest.inputs} - set(inputs)) | (set(OUTPUTS) - set(outputs)):
+            raise NotServableError(f"golden.npz lacks {sorted(missing)}")
+        return inputs
+
+    def _seconds(self, golden: dict[str, NDArray[np.float32]], size: int) -> float:
+        """Shortest of a few runs: what else the machine does can only add."""
+        inputs = {name: np.resize(rows, (size, *rows.shape[1:])) for name, rows in golden.items()}
+        shortest = float("inf")
+        begin = time.perf_counter()
+        for _ in range(_TRIALS):
+            start = time.perf_counter()
+            self._try(inputs)
+            end = time.perf_counter()
+            shortest = min(shortest, end - start)
+            if end - begin > _TRIAL_SECONDS:
+                break
+        return shortest
+
+    def _try(self, inputs: Inputs) -> Outputs:
+        try:
+            return self.run(inputs)
+        except Exception as error:
+            raise NotServableError(f"the graph fails on its golden inputs on {self.provider}: {error}") from error
+
+    def _replay(self, bundle: Bundle) -> None:
+        """Compare what comes out of the bundle's golden inputs with what the bundle recorded.
 
         Floats must agree within the manifest's tolerance. Ranks and flags must be the same wherever the score is
         the same to the last bit; elsewhere the rank may differ as the score does.
 
         Raises:
             NotServableError: If they do not agree, naming the output and the distance.
-            BundleError: If `golden.npz` cannot be read.
         """
         inputs, expected = bundle.golden()
         tolerance = bundle.manifest.parity.tolerance
-        if missing := ({spec.name for spec in bundle.manifest.inputs} - set(inputs)) | (set(OUTPUTS) - set(expected)):
-            raise NotServableError(f"golden.npz lacks {sorted(missing)}")
-        try:
-            actual = self.run(inputs)
-            self.run({name: rows[:1] for name, rows in inputs.items()})  # the commonest batch, planned in advance
-        except Exception as error:
-            raise NotServableError(f"the graph fails on its golden inputs on {self.provider}: {error}") from error
+        actual = self._try(inputs)
         for name in OUTPUTS:
             if actual[name].shape != expected[name].shape:
                 raise NotServableError(f"output {name} has shape {actual[name].shape}, not {expected[name].shape}")

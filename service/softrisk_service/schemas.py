@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from softrisk_core.conformal import Guarantee
 from softrisk_core.diagnostics import DIAGNOSTICS
+from softrisk_service.codecs.body import OCTETS
 from softrisk_service.codecs.media import IMAGE_TYPES, NPY_TYPE
 from softrisk_service.policy import Decision
 from softrisk_service.problems import PROBLEM_TYPE
@@ -109,8 +110,9 @@ class InferInput(_Body):
     """With the batch first."""
     datatype: Literal["FP32"]
     parameters: dict[str, Scalar] | None = None
-    data: list[Any]
-    """Flat and row-major, or nested."""
+    """`binary_data_size`: the values follow the JSON, in this many bytes."""
+    data: list[Any] | None = None
+    """Flat and row-major, or nested; absent if the values are binary."""
 
 
 class InferWanted(_Body):
@@ -118,6 +120,7 @@ class InferWanted(_Body):
 
     name: str
     parameters: dict[str, Scalar] | None = None
+    """`binary_data`: whether its values are to follow the JSON."""
 
 
 class InferRequest(_Body):
@@ -125,12 +128,19 @@ class InferRequest(_Body):
 
     id: str | None = None
     parameters: dict[str, Scalar] | None = None
-    """`alpha`: false-alarm rate of the output `flagged`; `guarantee`: `marginal` or `confident`. Others are refused,
-    but for a few that clients send unasked (`binary_data_output`, `content_type`, `priority`, `timeout`, `sequence_…`)
-    and that change nothing."""
+    """`alpha`: false-alarm rate of the output `flagged`; `guarantee`: `marginal` or `confident`; `binary_data_output`:
+    what `binary_data` is for outputs that do not say. Others are refused, but for a few that clients send unasked
+    (`content_type`, `priority`, `timeout`, `sequence_…`) and that change nothing."""
     inputs: list[InferInput]
     outputs: list[InferWanted] | None = None
     """By default all that the metadata list."""
+
+
+class BinaryParameters(_Body):
+    """Where the values of an output are."""
+
+    binary_data_size: int
+    """They follow the JSON, behind those of the outputs before, in this many bytes."""
 
 
 class InferOutput(_Body):
@@ -139,8 +149,9 @@ class InferOutput(_Body):
     name: str
     datatype: Literal["FP32", "INT64", "BOOL"]
     shape: list[int]
-    data: list[float | bool]
-    """Flat and row-major."""
+    parameters: BinaryParameters | None = None
+    data: list[float | bool] | None = None
+    """Flat and row-major; absent if the values are binary."""
 
 
 class AnswerParameters(_Body):
@@ -187,7 +198,8 @@ class ModelMetadata(_Body):
     inputs: list[TensorMetadata]
     outputs: list[TensorMetadata]
     parameters: dict[str, Scalar]
-    """Calibration id, n and α; `not_ready_<version>` with the reason for each version that is not served."""
+    """Device, precision, calibration id, n and α, the version that answers by default, and `not_ready_<version>` with
+    the reason for each version that is not served."""
 
 
 class Live(_Body):
@@ -229,11 +241,11 @@ class Problem(BaseModel):
 
 
 _DESCRIPTIONS: Final = {
-    400: "Not what its media type says: broken JSON, NaN, Infinity.",
+    400: "Not what its headers say: broken JSON, NaN, Infinity, badly packed, more or fewer bytes than declared.",
     404: "No such model or version.",
     408: "The body was not there in time.",
-    413: "The body, or the number of instances or pixels in it, is over the limit.",
-    415: "Media type not accepted here.",
+    413: "The body, packed or unpacked, or the number of instances or pixels in it, is over the limit.",
+    415: "Media type or encoding not accepted here.",
     422: "Not an input of this model: shape, type or values; a damaged image; a parameter unknown or out of range.",
     429: "The queue is full, or too many bodies are being received.",
     503: "Not ready, or shutting down.",
@@ -266,20 +278,15 @@ _RISK_HEADER: Final = {
     }
 }
 
+_LENGTH: Final = "Inference-Header-Content-Length"
+_SIZE: Final = {"type": "integer", "minimum": 0}
+_BINARY: Final = {"schema": {"type": "string", "format": "binary"}}
+
 _PREDICTION: Final = {
     "label": 7,
     "class_name": "7",
     "confidence": 0.9987,
-    "diagnostics": {
-        "top2_gap": 0.998,
-        "logit_gap": 8.1,
-        "dispersion": 0.91,
-        "softmax_dispersion": 0.0004,
-        "complement_entropy": 0.88,
-        "max_logit": 9.7,
-        "energy": 9.7,
-        "entropy": 0.011,
-    },
+    "diagnostics": dict(zip(DIAGNOSTICS, (0.998, 8.1, 0.91, 0.0004, 0.88, 9.7, 9.7, 0.011), strict=True)),
     "risk": {
         "decision": "accept",
         "flagged": False,
@@ -310,22 +317,29 @@ INFER_RESPONSES: Final[Responses] = problems(*_DESCRIPTIONS) | {
             ],
         },
     )[200]
-    | {"headers": _RISK_HEADER}
+    | {
+        "headers": _RISK_HEADER
+        | {_LENGTH: {"description": "Bytes of JSON before the binary tensors, if any.", "schema": _SIZE}}
+    }
 }
+INFER_RESPONSES[200]["content"][OCTETS] = _BINARY
 
 METRICS_RESPONSES: Final[Responses] = {
     200: {
         "description": "All metrics; OpenMetrics if the Accept header asks for it.",
-        "content": {
-            "text/plain": {"schema": {"type": "string"}},
-            "application/openmetrics-text": {"schema": {"type": "string"}},
-        },
+        "content": {media: {"schema": {"type": "string"}} for media in ("text/plain", "application/openmetrics-text")},
     }
 }
 
-_BINARY: Final = {"schema": {"type": "string", "format": "binary"}}
+_ENCODING_PARAMETER: Final = {
+    "name": "Content-Encoding",
+    "in": "header",
+    "description": "How the body is packed, if it is.",
+    "schema": {"type": "string", "enum": ["gzip", "deflate"]},
+}
 
 PREDICT_REQUEST: Final = {
+    "parameters": [_ENCODING_PARAMETER],
     "requestBody": {
         "required": True,
         "content": {
@@ -344,10 +358,19 @@ PREDICT_REQUEST: Final = {
             },
             **dict.fromkeys((*IMAGE_TYPES, NPY_TYPE), _BINARY),
         },
-    }
+    },
 }
 
 INFER_REQUEST: Final = {
+    "parameters": [
+        _ENCODING_PARAMETER,
+        {
+            "name": _LENGTH,
+            "in": "header",
+            "description": "Bytes of JSON before the binary tensors; 0 if the body is the only input and nothing else.",
+            "schema": _SIZE,
+        },
+    ],
     "requestBody": {
         "required": True,
         "content": {
@@ -366,9 +389,10 @@ INFER_REQUEST: Final = {
                     ],
                     "outputs": [{"name": "label"}, {"name": "flagged"}],
                 },
-            }
+            },
+            OCTETS: _BINARY,
         },
-    }
+    },
 }
 
 REFERENCED: Final[tuple[type[BaseModel], ...]] = (PredictRequest, InferRequest, Problem)

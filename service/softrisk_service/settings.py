@@ -1,18 +1,21 @@
 """What an operator can set: by `SOFTRISK_…` environment variables, and by flags, which override them."""
 
+import sys
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Alpha = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
+Device = Literal["auto", "cpu", "cuda", "tensorrt"]
+RepositoryMode = Literal["poll", "explicit", "none"]
 
 
 class Settings(BaseSettings):
-    """Settings of one server process."""
+    """Settings of the server."""
 
     model_config = SettingsConfigDict(
         env_prefix="SOFTRISK_", use_attribute_docstrings=True, extra="forbid", frozen=True, allow_inf_nan=False
@@ -20,6 +23,11 @@ class Settings(BaseSettings):
 
     repository: Path = Path("models")
     """Folder of bundles, <repository>/<model>/<version>."""
+    repository_mode: RepositoryMode = "poll"
+    """poll: follow the repository; explicit: change what is served by requests to /v2/repository only, which anyone who
+    reaches the port may send; none: keep what was loaded at start."""
+    poll_seconds: Seconds = 5.0
+    """Time from one look at the repository to the next, with repository_mode poll."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 for all interfaces."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
@@ -31,7 +39,7 @@ class Settings(BaseSettings):
     """False-alarm rate of the decision `reject`; by default a tenth of alpha_review, but at least 1/(n+1)."""
 
     max_batch_size: Count = 64
-    """Most instances in one run of a model."""
+    """Most instances in one run of a model; what pays off up to there is measured when the model is loaded."""
     queue_size: Count = 4096
     """Most instances waiting for a model; beyond it requests are answered 429."""
     max_instances: Count = 1024
@@ -46,8 +54,14 @@ class Settings(BaseSettings):
     """Most bytes of bodies being received and decoded, of all requests together; beyond it 429."""
     deadline_seconds: Seconds = 10.0
     """Longest time for a body to arrive, beyond it 408, and from there to the answer, beyond it 504."""
+    workers: Count = 1
+    """Processes that serve, each with models and limits of its own; several need Linux, and pay for models of
+    microseconds."""
+    device: Device = "auto"
+    """Where models run: cpu, cuda, tensorrt, or auto for CUDA where onnxruntime has it, else the CPU."""
     threads: Count | None = None
-    """Threads onnxruntime computes with; by default the cores that this process may use."""
+    """Threads onnxruntime computes with in each process; by default one for models of microseconds, and for others the
+    process's share of the cores that may be used."""
 
     drain_seconds: Annotated[float, Field(ge=0)] = 1.0
     """Time from SIGTERM, when readiness goes off, to closing the sockets: load balancers notice meanwhile."""
@@ -60,6 +74,13 @@ class Settings(BaseSettings):
     """Write one line for each request (those for health and metrics at level debug)."""
     console_logs: bool | None = None
     """Logs for people, or one JSON object a line; by default for people where standard output is a terminal."""
+
+    @field_validator("workers")
+    @classmethod
+    def _several_workers_share_a_port(cls, workers: int) -> int:
+        if workers > 1 and sys.platform != "linux":
+            raise ValueError("several processes share a port evenly on Linux only")
+        return workers
 
     @model_validator(mode="after")
     def _levels_are_ordered(self) -> Self:

@@ -4,8 +4,14 @@ Weights and inputs are multiples of 1/8 and 1/16, so that logits, gaps and ranks
 tests run.
 """
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+import asyncio
+import json
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +22,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import uvicorn
 from fastapi import FastAPI
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
@@ -40,6 +47,7 @@ from softrisk_service.app import create_app
 from softrisk_service.engine import Engine
 from softrisk_service.metrics import Metrics
 from softrisk_service.settings import Settings
+from softrisk_service.shortcut import ShortcutProtocol
 
 CLASSES = ("ant", "bee", "cat", "dog")
 SHAPE = (1, 4, 4)
@@ -222,21 +230,50 @@ class Service:
 
 class Serve(Protocol):
     def __call__(
-        self, repository: Path, *, wait: bool = True, **settings: Any
+        self, repository: Path, *, wait: bool = True, sockets: bool = False, keep_alive: int = 5, **settings: Any
     ) -> AbstractAsyncContextManager[Service]: ...
 
 
 @asynccontextmanager
-async def _serve(repository: Path, *, wait: bool = True, **settings: Any) -> AsyncIterator[Service]:
+async def _without_sockets(app: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
+    async with (
+        app.router.lifespan_context(app),
+        httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://service") as client,
+    ):
+        yield client
+
+
+@asynccontextmanager
+async def _over_a_socket(app: FastAPI, keep_alive: int) -> AsyncIterator[httpx2.AsyncClient]:
+    config = uvicorn.Config(
+        app, http=ShortcutProtocol, ws="none", lifespan="on", log_config=None, timeout_keep_alive=keep_alive
+    )
+    server = uvicorn.Server(config)
+    listener = socket.create_server(("127.0.0.1", 0))
+    # As uvloop does; asyncio looks at the protocol number, which is 0 here, and leaves it.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # What `serve` does but for the signals, which belong to the test run.
+    serving = asyncio.create_task(server._serve([listener]))
+    try:
+        address, port = listener.getsockname()
+        async with httpx2.AsyncClient(base_url=f"http://{address}:{port}", timeout=30) as client:
+            while not server.started and not serving.done():  # noqa: ASYNC110 # uvicorn offers no event
+                await asyncio.sleep(0.01)
+            yield client
+    finally:
+        server.should_exit = True
+        await serving
+
+
+@asynccontextmanager
+async def _serve(
+    repository: Path, *, wait: bool = True, sockets: bool = False, keep_alive: int = 5, **settings: Any
+) -> AsyncIterator[Service]:
     chosen = Settings(repository=repository, threads=1, access_log=False, **settings)
     registry = CollectorRegistry()
     engine = Engine(chosen, Metrics(registry))
     app = create_app(chosen, registry=registry, engine=engine)
-    transport = httpx2.ASGITransport(app)
-    async with (
-        app.router.lifespan_context(app),
-        httpx2.AsyncClient(transport=transport, base_url="http://service") as client,
-    ):
+    async with _over_a_socket(app, keep_alive) if sockets else _without_sockets(app) as client:
         if wait:
             await engine.loaded.wait()
         yield Service(app, client, engine, registry)
@@ -250,7 +287,7 @@ def make_bundle() -> MakeBundle:
 
 @pytest.fixture(scope="session")
 def serve() -> Serve:
-    """Runs the app over a repository, in this process and without sockets; waits until all is loaded."""
+    """Runs the app over a repository, in this process, with or without sockets; waits until all is loaded."""
     return _serve
 
 
@@ -265,14 +302,121 @@ def repository(tmp_path_factory: pytest.TempPathFactory, make_bundle: MakeBundle
     return folder
 
 
-@pytest.fixture
-async def service(repository: Path, serve: Serve) -> AsyncIterator[Service]:
-    """The app over `repository`."""
-    async with serve(repository) as running:
+@pytest.fixture(params=["ordinary way", "shortcut"])
+async def service(request: pytest.FixtureRequest, repository: Path, serve: Serve) -> AsyncIterator[Service]:
+    """The app over `repository`: without sockets all requests go the ordinary way, over one most take the short."""
+    async with serve(repository, sockets=request.param == "shortcut") as running:
         yield running
+
+
+class Post(Protocol):
+    def __call__(self, path: str, body: bytes, **headers: str) -> httpx2.Response: ...
+
+
+@pytest.fixture(scope="module", params=["ordinary way", "shortcut"])
+def post(request: pytest.FixtureRequest, repository: Path, serve: Serve) -> Iterator[Post]:
+    """Posts to one long-running app from synchronous code: for hypothesis, and for tests that are many."""
+    with asyncio.Runner() as runner:
+        context = serve(repository, sockets=request.param == "shortcut")
+        running = runner.run(context.__aenter__())
+
+        def send(path: str, body: bytes, **headers: str) -> httpx2.Response:
+            named = {name.replace("_", "-"): value for name, value in headers.items()}
+            return runner.run(running.client.post(path, content=body, headers=named))
+
+        yield send
+        runner.run(context.__aexit__(None, None, None))
 
 
 @pytest.fixture(scope="session")
 def images() -> Callable[[int, int], NDArray[np.float32]]:
     """`pixels`."""
     return pixels
+
+
+PROGRAM = "from softrisk_core.cli import main; main()"
+
+
+class Command:
+    """`softrisk serve` in a process of its own, with its log lines, read as they come.
+
+    Attributes:
+        process: The one that was started.
+        lines: Read so far.
+        url: Where it serves.
+        workers: Process ids of its workers, where it has any, as they came up.
+    """
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self.process = process
+        self.lines: list[dict[str, Any]] = []
+        self.url = ""
+        self.workers: list[int] = []
+
+    def read_until(self, event: str) -> dict[str, Any]:
+        """Read log lines up to the next one of an event."""
+        assert self.process.stdout is not None
+        for text in self.process.stdout:
+            line: dict[str, Any] = json.loads(text)
+            self.lines.append(line)
+            if "running on" in line["event"]:
+                self.url = line["event"].split()[3]
+            if line["event"] == "worker up":
+                self.workers.append(line["pid"])
+            if line["event"] == event:
+                return line
+        raise AssertionError(f"the server ended without {event!r}: {self.lines}")
+
+
+class Run(Protocol):
+    def __call__(
+        self, repository: Path, *flags: str, workers: int = 1, program: str = PROGRAM
+    ) -> AbstractContextManager[Command]: ...
+
+
+@contextmanager
+def _running(repository: Path, *flags: str, workers: int = 1, program: str = PROGRAM) -> Iterator[Command]:
+    with subprocess.Popen(
+        [sys.executable, "-c", program, "serve", str(repository), "--port", "0", "--workers", str(workers), *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        server = Command(process)
+        watchdog = threading.Timer(30, process.kill)
+        watchdog.start()
+        try:
+            if workers == 1:
+                server.read_until("loaded")
+            while len(server.workers) < workers > 1:
+                server.read_until("worker up")
+            yield server
+        finally:
+            watchdog.cancel()
+            process.kill()
+
+
+def _refused(repository: Path, *flags: str) -> str:
+    result = subprocess.run(
+        [sys.executable, "-c", PROGRAM, "serve", str(repository), *flags],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert "version ready" not in result.stdout
+    return result.stderr
+
+
+@pytest.fixture(scope="session")
+def running() -> Run:
+    """Runs `softrisk serve` and waits until all is loaded."""
+    return _running
+
+
+@pytest.fixture(scope="session")
+def refused() -> Callable[..., str]:
+    """What `softrisk serve` says before it ends with status 1."""
+    return _refused

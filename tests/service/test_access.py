@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 from starlette.types import Receive, Scope, Send
 from structlog.testing import capture_logs
 
-from softrisk_service.access import RequestRecorder
+from softrisk_service.access import Recorder, RecordRequests
 from softrisk_service.metrics import Metrics
 
 
@@ -32,7 +32,7 @@ async def test_an_interrupted_answer_is_counted_and_logged(
     async def receive() -> Any:
         raise AssertionError("nobody asks for the body")
 
-    recorder = RequestRecorder(broken, Metrics(registry), access_log=True)
+    recorder = RecordRequests(broken, Recorder(Metrics(registry), access_log=True))
     scope = {"type": "http", "method": "POST", "path": "/x", "headers": []}
     with capture_logs() as logs:
         if started:

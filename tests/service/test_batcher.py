@@ -1,19 +1,26 @@
-"""The micro-batcher, with a runtime whose runs the test opens and closes."""
+"""The micro-batcher and the lane, with a runtime whose runs the test opens and closes."""
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from softrisk_core.manifest import OUTPUTS
-from softrisk_service.batcher import Batcher
-from softrisk_service.errors import InvalidInputError, NotReadyError, QueueFullError
+from softrisk_core.manifest import OUTPUTS, InputSpec
+from softrisk_service.batcher import Batcher, Outcome, Ticket
+from softrisk_service.errors import DeadlineError, InvalidInputError, NotReadyError, QueueFullError
+from softrisk_service.lane import Lane
+from softrisk_service.outcome import Rows
+from softrisk_service.plan import Plan
 
 Numbers = NDArray[np.float32]
+
+SPEC = InputSpec(name="x", shape=(-1, 1), domain=None)
+LATER = 60.0
 
 
 class GatedRuntime:
@@ -23,8 +30,11 @@ class GatedRuntime:
         self.gate = threading.Event()
         self.started = threading.Semaphore(0)
         self.sizes: list[int] = []
+        self.threads: set[str] = set()
+        self.plan = Plan(batch_size=8, inline_size=0)
 
     def run(self, inputs: dict[str, Numbers]) -> dict[str, NDArray[Any]]:
+        self.threads.add(threading.current_thread().name)
         self.started.release()
         assert self.gate.wait(10)
         values = inputs["x"][:, 0]
@@ -40,19 +50,43 @@ class CountingMetrics:
     """Stands in for `ModelMetrics`."""
 
     def __init__(self) -> None:
-        self.depth = 0
         self.rows = 0
-        self.queue_depth = self
-        self.stages = {"queue": self}
+        self.waits = 0
 
-    def set(self, value: int) -> None:
-        self.depth = value
+    def watch_queue(self, queue: Batcher) -> None:
+        self.queue = queue
 
-    def observe(self, value: float) -> None:
-        assert value >= 0
+    def count_waits(self, seconds: list[float]) -> None:
+        assert min(seconds) >= 0
+        self.waits += len(seconds)
 
     def count_batch(self, outputs: dict[str, NDArray[Any]], finite: NDArray[np.bool_] | None, seconds: float) -> None:
         self.rows += len(outputs["rank"]) if finite is None else int(finite.sum())
+
+
+class FutureTicket(Ticket):
+    def __init__(self) -> None:
+        self.answer: asyncio.Future[Rows] = asyncio.get_running_loop().create_future()
+
+    def deliver(self, outcome: Outcome) -> None:
+        assert not self.answer.done()
+        if isinstance(outcome, Exception):
+            self.answer.set_exception(outcome)
+        else:
+            self.answer.set_result(outcome)
+
+
+class Submitter:
+    """A batcher whose outcomes can be awaited; cancelling one withdraws the request."""
+
+    def __init__(self, batcher: Batcher) -> None:
+        self.batcher = batcher
+
+    def submit(self, inputs: dict[str, Numbers], seconds: float = LATER) -> asyncio.Future[Rows]:
+        ticket = FutureTicket()
+        self.batcher.submit(ticket, inputs, time.perf_counter() + seconds)
+        ticket.answer.add_done_callback(lambda done: ticket.withdraw() if done.cancelled() else None)
+        return ticket.answer
 
 
 @pytest.fixture
@@ -68,34 +102,39 @@ def metrics() -> CountingMetrics:
 
 
 @pytest.fixture
-async def make(runtime: GatedRuntime, metrics: CountingMetrics) -> Any:
-    batchers: list[Batcher] = []
-
-    def build(max_batch_size: int = 8, queue_size: int = 16) -> Batcher:
-        # Stand-ins with the same methods, and nothing else in common.
-        stand_ins: Any = (runtime, metrics)
-        batchers.append(Batcher(*stand_ins, max_batch_size=max_batch_size, queue_size=queue_size))
-        return batchers[-1]
-
-    yield build
+async def lane(runtime: GatedRuntime) -> AsyncIterator[Lane]:
+    lane = Lane()
+    yield lane
     runtime.gate.set()
-    for batcher in batchers:
-        await batcher.close()
+    await asyncio.to_thread(lane.close)
+    await asyncio.sleep(0)  # what the last run delivers to the loop
+
+
+@pytest.fixture
+async def make(lane: Lane, runtime: GatedRuntime, metrics: CountingMetrics) -> Any:
+    def build(batch_size: int = 8, queue_size: int = 16, inline_size: int = 0, by: Any = runtime) -> Submitter:
+        by.plan = Plan(batch_size, inline_size)
+        # Stand-ins with the same methods, and nothing else in common.
+        stand_ins: Any = (by, metrics)
+        return Submitter(Batcher(*stand_ins, specs=[SPEC], lane=lane, queue_size=queue_size))
+
+    return build
 
 
 def x(*values: float) -> dict[str, Numbers]:
     return {"x": np.array(values, np.float32)[:, None]}
 
 
-def labels(outputs: Any) -> list[int]:
-    return [int(label) for label in outputs["label"]]
+def labels(rows: object) -> list[int]:
+    assert isinstance(rows, Rows)
+    return [int(label) for label in rows.outputs["label"]]
 
 
 async def started(runtime: GatedRuntime) -> None:
     assert await asyncio.to_thread(runtime.started.acquire, timeout=10)
 
 
-Make = Callable[..., Batcher]
+Make = Any
 
 
 async def test_an_idle_model_runs_at_once_and_the_next_batch_collects_meanwhile(
@@ -105,11 +144,11 @@ async def test_an_idle_model_runs_at_once_and_the_next_batch_collects_meanwhile(
     first = batcher.submit(x(1))
     await started(runtime)
     later = [batcher.submit(x(value)) for value in (2, 3, 4)]
-    assert metrics.depth == 3
+    assert batcher.batcher.depth == 3
     runtime.gate.set()
     assert [labels(await future) for future in (first, *later)] == [[1], [2], [3], [4]]
     assert runtime.sizes == [1, 3]
-    assert (metrics.depth, metrics.rows) == (0, 4)
+    assert (batcher.batcher.depth, metrics.rows, metrics.waits) == (0, 4, 4)
 
 
 async def test_requests_of_the_same_turn_of_the_loop_share_a_batch(make: Make, runtime: GatedRuntime) -> None:
@@ -122,7 +161,7 @@ async def test_requests_of_the_same_turn_of_the_loop_share_a_batch(make: Make, r
 
 async def test_batches_stay_within_their_limit_and_large_requests_are_cut(make: Make, runtime: GatedRuntime) -> None:
     runtime.gate.set()
-    batcher = make(max_batch_size=4)
+    batcher = make(batch_size=4)
     futures = [batcher.submit(x(*range(start, start + size))) for start, size in ((0, 3), (10, 3), (20, 9))]
     answers = [labels(await future) for future in futures]
     assert answers == [[0, 1, 2], [10, 11, 12], list(range(20, 29))]
@@ -135,7 +174,7 @@ async def test_a_full_queue_refuses_and_takes_again(make: Make, runtime: GatedRu
     running = batcher.submit(x(0))
     await started(runtime)
     waiting = batcher.submit(x(1, 2, 3, 4))
-    for refuse in (batcher.check_room, lambda: batcher.submit(x(5))):
+    for refuse in (batcher.batcher.check_room, lambda: batcher.submit(x(5))):
         with pytest.raises(QueueFullError, match="4 instances are waiting"):
             refuse()
     runtime.gate.set()
@@ -149,6 +188,7 @@ async def test_withdrawn_requests_are_not_run_and_free_their_place(make: Make, r
     await started(runtime)
     withdrawn = batcher.submit(x(1, 2, 3, 4))
     withdrawn.cancel()
+    await asyncio.sleep(0)  # its callback withdraws the request
     kept = batcher.submit(x(5))
     running.cancel()
     runtime.gate.set()
@@ -180,19 +220,89 @@ async def test_closing_ends_the_running_batch_and_refuses_the_rest(make: Make, r
     running = batcher.submit(x(1))
     await started(runtime)
     waiting = batcher.submit(x(2))
-    closing = asyncio.create_task(batcher.close())
+    batcher.batcher.close()
     with pytest.raises(NotReadyError):
         await waiting
     runtime.gate.set()
     assert labels(await running) == [1]
-    await closing
     with pytest.raises(NotReadyError):
         batcher.submit(x(3))
 
 
+async def test_short_runs_happen_in_the_event_loop_and_long_ones_in_the_lane(make: Make, runtime: GatedRuntime) -> None:
+    runtime.gate.set()
+    assert labels(await make(inline_size=1).submit(x(1))) == [1]
+    assert runtime.threads == {threading.current_thread().name}
+    assert labels(await make().submit(x(2))) == [2]
+    assert len(runtime.threads) == 2
+
+
+async def test_a_full_batch_is_ready_behind_the_running_one(make: Make, runtime: GatedRuntime) -> None:
+    batcher = make(batch_size=2)
+    futures = [batcher.submit(x(value)) for value in range(6)]
+    await started(runtime)
+    assert batcher.batcher.depth == 2  # two run, two are handed over, two can still become more
+    runtime.gate.set()
+    assert [labels(await future) for future in futures] == [[value] for value in range(6)]
+    assert runtime.sizes == [2, 2, 2]
+
+
+async def test_what_is_too_late_is_told_so_and_not_run(make: Make, runtime: GatedRuntime) -> None:
+    batcher = make(queue_size=4)
+    running = batcher.submit(x(0), 0.05)
+    await started(runtime)
+    waiting = [batcher.submit(x(1), 0.01), batcher.submit(x(2), LATER), batcher.submit(x(3, 4), 0.02)]
+    for late in (running, waiting[0], waiting[2]):
+        with pytest.raises(DeadlineError, match="overloaded"):
+            await late
+    assert batcher.batcher.depth == 1
+    runtime.gate.set()
+    assert labels(await waiting[1]) == [2]
+    assert runtime.sizes == [1, 1]
+
+
+async def test_values_outside_the_domain_are_refused_alone(
+    lane: Lane, runtime: GatedRuntime, metrics: CountingMetrics
+) -> None:
+    runtime.gate.set()
+    stand_ins: Any = (runtime, metrics)
+    spec = InputSpec(name="x", shape=(-1, 1), domain=(0, 10))
+    batcher = Submitter(Batcher(*stand_ins, specs=[spec], lane=lane, queue_size=16))
+    futures = [batcher.submit(x(*values)) for values in ((1,), (2, 11), (np.nan,), (3,))]
+    results = await asyncio.gather(*futures, return_exceptions=True)
+    assert [labels(results[0]), labels(results[3])] == [[1], [3]]
+    assert "got 11 at [1, 0]" in str(results[1])
+    assert "not finite" in str(results[2])
+    assert metrics.rows == 2
+
+
+async def test_models_get_the_same_time_of_the_lane(make: Make, runtime: GatedRuntime) -> None:
+    """A model with a long queue does not keep another one waiting for all of it."""
+    order: list[str] = []
+
+    class Named(GatedRuntime):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name = name
+            self.gate = runtime.gate
+
+        def run(self, inputs: dict[str, Numbers]) -> dict[str, NDArray[Any]]:
+            outputs = super().run(inputs)
+            order.append(self.name)
+            time.sleep(0.002)
+            return outputs
+
+    busy, quick = (make(batch_size=1, queue_size=100, by=Named(name)) for name in ("busy", "quick"))
+    futures = [busy.submit(x(value)) for value in range(20)]
+    futures += [quick.submit(x(value)) for value in range(3)]
+    runtime.gate.set()
+    await asyncio.gather(*futures)
+    assert max(index for index, name in enumerate(order) if name == "quick") < 10
+
+
 async def test_nothing_is_mixed_up_under_load(make: Make, runtime: GatedRuntime) -> None:
     runtime.gate.set()
-    batcher = make(max_batch_size=7, queue_size=10_000)
+    batcher = make(batch_size=7, queue_size=10_000)
     rng = np.random.default_rng(0)
 
     async def caller(name: int) -> None:

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from structlog.testing import capture_logs
 
 from softrisk_core.bundle import MANIFEST, MODEL
-from softrisk_service.engine import check_repository
+from softrisk_core.repository import Repository
 from softrisk_service.errors import ConfigurationError
+from softrisk_service.loading import check_repository
 from softrisk_service.schemas import Readiness
 from softrisk_service.settings import Settings
 
@@ -167,13 +168,13 @@ async def test_while_models_are_loading_requests_are_answered_503(
     from softrisk_service.runtime import Runtime
 
     gate = threading.Event()
-    replay = Runtime.replay
+    replay = Runtime._replay
 
     def slowly(self: Runtime, bundle: Any) -> None:
         assert gate.wait(10)
         replay(self, bundle)
 
-    monkeypatch.setattr(Runtime, "replay", slowly)
+    monkeypatch.setattr(Runtime, "_replay", slowly)
     body = {"instances": images(1, 1).tolist()}
     async with serve(repository, wait=False) as service:
         early = await service.post(PREDICT, body)
@@ -202,20 +203,28 @@ async def test_after_closing_inference_is_answered_503(service: Any, images: Pix
     assert (await service.post(PREDICT, {"instances": images(1, 1).tolist()})).status_code == 503
 
 
+def gated(service: Any, monkeypatch: pytest.MonkeyPatch, started: threading.Event, gate: threading.Event) -> list[int]:
+    """Let runs of the model wait for a gate, in the thread where long ones run; returns their sizes, as they come."""
+    batcher, sizes = service.engine.find("tiny").batcher, []
+    run = batcher._runtime.run
+
+    def slowly(inputs: Any) -> Any:
+        sizes.append(len(inputs["image"]))
+        started.set()
+        assert gate.wait(10)
+        return run(inputs)
+
+    monkeypatch.setattr(batcher, "_inline_size", 0)
+    monkeypatch.setattr(batcher._runtime, "run", slowly)
+    return sizes
+
+
 async def test_a_full_queue_and_a_missed_deadline(
     repository: Path, serve: Any, images: Pixels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate, started, body = threading.Event(), threading.Event(), {"instances": images(1, 1).tolist()}
     async with serve(repository, queue_size=2, max_instances=2, deadline_seconds=0.3) as service:
-        runtime = service.engine.find("tiny").batcher._runtime
-        run = runtime.run
-
-        def slowly(inputs: Any) -> Any:
-            started.set()
-            assert gate.wait(10)
-            return run(inputs)
-
-        monkeypatch.setattr(runtime, "run", slowly)
+        gated(service, monkeypatch, started, gate)
         running = asyncio.create_task(service.post(PREDICT, body))
         assert await asyncio.to_thread(started.wait, 10)
         answers = await asyncio.gather(running, *(service.post(PREDICT, body) for _ in range(3)))
@@ -229,18 +238,8 @@ async def test_a_full_queue_and_a_missed_deadline(
 async def test_a_caller_that_hangs_up_while_waiting_is_withdrawn(
     service: Any, images: Pixels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate, started, sizes = threading.Event(), threading.Event(), []
-    body = {"instances": images(1, 1).tolist()}
-    runtime = service.engine.find("tiny").batcher._runtime
-    run = runtime.run
-
-    def slowly(inputs: Any) -> Any:
-        sizes.append(len(inputs["image"]))
-        started.set()
-        assert gate.wait(10)
-        return run(inputs)
-
-    monkeypatch.setattr(runtime, "run", slowly)
+    gate, started, body = threading.Event(), threading.Event(), {"instances": images(1, 1).tolist()}
+    sizes = gated(service, monkeypatch, started, gate)
     first = asyncio.create_task(service.post(PREDICT, body))
     assert await asyncio.to_thread(started.wait, 10)
     messages: Iterator[dict[str, Any]] = iter(
@@ -263,9 +262,16 @@ async def test_a_caller_that_hangs_up_while_waiting_is_withdrawn(
     assert service.value("softrisk_inference_requests_total", **gone) == 1
 
 
-def test_there_must_be_something_to_serve(tmp_path: Path, repository: Path) -> None:
+def test_there_must_be_something_to_serve(tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigurationError, match="no model repository"):
         check_repository(Settings(repository=tmp_path / "nowhere"))
     with pytest.raises(ConfigurationError, match="holds no model"):
         check_repository(Settings(repository=tmp_path))
     check_repository(Settings(repository=repository))
+
+    def unreadable(_: Repository) -> list[str]:
+        raise PermissionError(13, "Permission denied", "/secret")
+
+    monkeypatch.setattr(Repository, "models", unreadable)
+    with pytest.raises(ConfigurationError, match="/secret cannot be read: Permission denied"):
+        check_repository(Settings(repository=repository))

@@ -41,6 +41,7 @@ def app() -> App:
 @pytest.fixture
 def short_heads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.05)
+    monkeypatch.setattr(protocol, "TICK_SECONDS", 0.02)
 
 
 @pytest.fixture

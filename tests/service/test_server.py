@@ -8,7 +8,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -17,51 +18,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from softrisk_service.server import listen
+from softrisk_service.sockets import listen
 
 Pixels = Callable[[int, int], NDArray[np.float32]]
+Run = Callable[..., AbstractContextManager[Any]]
+Refuse = Callable[..., str]
 
 PREDICT = "/v1/models/tiny:predict"
 SERVE = (sys.executable, "-c", "from softrisk_core.cli import main; main()", "serve")
 
 
-class Server:
-    """`softrisk serve` with its log lines, read as they come."""
-
-    def __init__(self, process: "subprocess.Popen[str]") -> None:
-        self.process = process
-        self.lines: list[dict[str, Any]] = []
-        self.url = ""
-
-    def read_until(self, event: str) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        for text in self.process.stdout:
-            line: dict[str, Any] = json.loads(text)
-            self.lines.append(line)
-            if "running on" in line["event"]:
-                self.url = line["event"].split()[3]
-            if line["event"] == event:
-                return line
-        raise AssertionError(f"the server ended without {event!r}: {self.lines}")
-
-
-@contextlib.contextmanager
-def running(repository: Path, *flags: str) -> Iterator[Server]:
-    with subprocess.Popen(
-        [*SERVE, str(repository), "--port", "0", *flags], stdout=subprocess.PIPE, text=True
-    ) as process:
-        server = Server(process)
-        watchdog = threading.Timer(30, process.kill)
-        watchdog.start()
-        try:
-            server.read_until("loaded")
-            yield server
-        finally:
-            watchdog.cancel()
-            process.kill()
-
-
-def test_it_serves_logs_json_and_holds_no_torch(repository: Path, images: Pixels) -> None:
+def test_it_serves_logs_json_and_holds_no_torch(running: Run, repository: Path, images: Pixels) -> None:
     with running(repository) as server, httpx2.Client(base_url=server.url) as client:
         assert client.get("/readyz").status_code == 200
         response = client.post(PREDICT, json={"instances": images(2, 1).tolist()}, headers={"x-request-id": "me-1"})
@@ -77,7 +44,7 @@ def test_it_serves_logs_json_and_holds_no_torch(repository: Path, images: Pixels
         assert not maps.exists() or "torch" not in maps.read_text()
 
 
-def test_what_is_not_http_is_a_problem_document(repository: Path) -> None:
+def test_what_is_not_http_is_a_problem_document(running: Run, repository: Path) -> None:
     with (
         running(repository) as server,
         socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as raw,
@@ -93,7 +60,7 @@ def test_importing_the_service_imports_no_torch() -> None:
     assert (result.returncode, result.stderr) == (0, "")
 
 
-def test_sigterm_turns_readiness_off_and_lets_requests_finish(repository: Path, images: Pixels) -> None:
+def test_sigterm_turns_readiness_off_and_lets_requests_finish(running: Run, repository: Path, images: Pixels) -> None:
     body = json.dumps({"instances": images(1, 1).tolist()}).encode()
     head = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
     with running(repository, "--drain-seconds", "60") as server:
@@ -116,7 +83,7 @@ def test_sigterm_turns_readiness_off_and_lets_requests_finish(repository: Path, 
         assert server.process.wait(10) in (0, -signal.SIGTERM)
 
 
-def test_a_caller_that_hangs_up_is_counted_as_gone(repository: Path, images: Pixels) -> None:
+def test_a_caller_that_hangs_up_is_counted_as_gone(running: Run, repository: Path, images: Pixels) -> None:
     with running(repository) as server:
         host, port = server.url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=10) as gone:
@@ -144,15 +111,7 @@ def test_logs_for_people_are_plain_lines(repository: Path) -> None:
             process.kill()
 
 
-def refused(repository: Path, *flags: str) -> str:
-    """What `softrisk serve` says before it ends with status 1."""
-    result = subprocess.run([*SERVE, str(repository), *flags], capture_output=True, text=True, timeout=30, check=False)
-    assert result.returncode == 1
-    assert "version ready" not in result.stdout
-    return result.stderr
-
-
-def test_a_taken_port_or_an_unknown_host_is_told_before_anything_is_loaded(repository: Path) -> None:
+def test_a_taken_port_or_an_unknown_host_is_told_before_anything_is_loaded(refused: Refuse, repository: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         said = refused(repository, "--port", str(port))
@@ -165,7 +124,7 @@ def test_a_taken_port_or_an_unknown_host_is_told_before_anything_is_loaded(repos
 
 
 @pytest.mark.parametrize("host", ["localhost", "::1"])
-def test_it_serves_by_name_and_by_ipv6(repository: Path, host: str) -> None:
+def test_it_serves_by_name_and_by_ipv6(running: Run, repository: Path, host: str) -> None:
     if host == "::1":
         try:
             socket.create_server((host, 0), family=socket.AF_INET6).close()
@@ -184,7 +143,7 @@ def test_all_addresses_of_a_host_share_one_free_port() -> None:
     assert 0 not in ports
 
 
-def test_with_no_model_that_can_be_served_it_ends_with_the_reasons(repository: Path) -> None:
+def test_with_no_model_that_can_be_served_it_ends_with_the_reasons(refused: Refuse, repository: Path) -> None:
     first, *reasons = refused(repository, "--port", "0", "--alpha-review", "0.0001").splitlines()
     assert first == f"error: nothing in {repository} can be served:"
     assert [reason.split(":")[0].strip() for reason in reasons] == [

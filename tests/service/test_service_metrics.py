@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import prometheus_client
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.openmetrics import parser
 
-from softrisk_service.histograms import ArrayHistogram
+from softrisk_service.histograms import Histogram
 
 # The library's parser has no annotations.
 parse: Callable[[str], Iterator[Metric]] = parser.text_string_to_metric_families
@@ -149,18 +152,29 @@ async def test_the_queries_of_the_document_give_shares(repository_root: Path, tm
     assert process.returncode == 0, output.decode()
 
 
-def test_an_array_histogram_is_a_prometheus_histogram() -> None:
+@settings(deadline=None)
+@given(st.lists(st.lists(st.sampled_from([0.0, 0.1, 0.11, 0.5, 0.7, 1.0, 2.0]), max_size=60), max_size=4))
+def test_a_histogram_counts_like_the_library_s_own(batches: list[list[float]]) -> None:
+    registry, reference = CollectorRegistry(), CollectorRegistry()
+    bounds = (0.1, 0.5, 1)
+    series = Histogram("softrisk_x", "Text.", bounds, ["model"], registry).labels("m")
+    theirs = prometheus_client.Histogram("softrisk_x", "Text.", ["model"], registry=reference, buckets=bounds)
+    for batch in batches:
+        series.observe_all(np.array(batch, np.float64))
+        for value in batch:
+            theirs.labels("m").observe(value)
+    series.observe(0.3)
+    theirs.labels("m").observe(0.3)
+    for sample in ("bucket", "count", "sum"):
+        for bound in ("0.1", "0.5", "1.0", "+Inf") if sample == "bucket" else (None,):
+            labels = {"model": "m"} | ({} if bound is None else {"le": bound})
+            ours = registry.get_sample_value(f"softrisk_x_{sample}", labels)
+            assert ours == pytest.approx(reference.get_sample_value(f"softrisk_x_{sample}", labels))
+
+
+def test_a_histogram_has_its_name_for_itself() -> None:
     registry = CollectorRegistry()
-    histogram = ArrayHistogram("softrisk_x", "Text.", (0.1, 0.5, 1), registry)
-    series = histogram.labels("m", "1")
-    series.observe(np.array([0.0, 0.1, 0.11, 0.5, 2.0]))
-    series.observe(np.array([], np.float64))
-    assert histogram.labels("m", "1") is series
-    buckets = [
-        registry.get_sample_value("softrisk_x_bucket", {"model": "m", "version": "1", "le": le})
-        for le in ("0.1", "0.5", "1.0", "+Inf")
-    ]
-    assert buckets == [2, 4, 4, 5]
-    assert registry.get_sample_value("softrisk_x_sum", {"model": "m", "version": "1"}) == pytest.approx(2.71)
+    histogram = Histogram("softrisk_x", "Text.", (1,), ["model"], registry)
+    assert histogram.labels("m") is histogram.labels("m")
     with pytest.raises(ValueError, match="Duplicated"):
-        ArrayHistogram("softrisk_x", "Text.", (1,), registry)
+        Histogram("softrisk_x", "Text.", (1,), ["model"], registry)

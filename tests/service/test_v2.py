@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from softrisk_core.manifest import OUTPUTS
 from softrisk_service.schemas import InferResponse, ModelMetadata
 
 Pixels = Callable[[int, int], NDArray[np.float32]]
+Post = Callable[..., httpx2.Response]
 
 GOLDEN = Path(__file__).parent / "golden"
 INFER = "/v2/models/tiny/infer"
@@ -86,8 +88,8 @@ async def test_what_clients_send_unasked_changes_nothing(service: Any, images: P
     plain = {"inputs": [tensor(images(2, 5))], "outputs": [{"name": "rank"}]}
     unasked = {
         "inputs": [tensor(images(2, 5), parameters={"content_type": "np"})],
-        "outputs": [{"name": "rank", "parameters": {"binary_data": True}}],
-        "parameters": {"binary_data_output": True, "priority": 0, "timeout": 1, "sequence_id": 0, "sequence_end": True},
+        "outputs": [{"name": "rank", "parameters": {"content_type": "np"}}],
+        "parameters": {"priority": 0, "timeout": 1, "sequence_id": 0, "sequence_start": True, "sequence_end": True},
     }
     expected = (await service.post(INFER, plain)).json()
     assert (await service.post(INFER, unasked)).json() == expected
@@ -115,7 +117,7 @@ async def test_server_and_health(service: Any) -> None:
     get = service.client.get
     for path in ("/v2", "/v2/"):
         answer = (await get(path)).json()
-        assert (answer["name"], answer["extensions"]) == ("softrisk", [])
+        assert (answer["name"], answer["extensions"]) == ("softrisk", ["binary_tensor_data"])
     assert (await get("/v2/health/live")).json() == {"live": True}
     for path in ("/v2/health/ready", "/v2/models/tiny/ready", "/v2/models/tiny/versions/1/ready"):
         assert (await get(path)).json() == {"ready": True}
@@ -138,15 +140,13 @@ async def test_server_and_health(service: Any) -> None:
         ({"parameters": {"alpha": "0.1"}}, "alpha"),
         ({"parameters": {"alpha": 0.001}}, "999"),
         ({"parameters": [1]}, "parameters"),
-        ({"parameters": {"alfa": 0.1}}, "parameters: 'alfa' is not known; known: alpha, guarantee"),
+        ({"parameters": {"alfa": 0.1}}, "'alfa' is not known; known: alpha, guarantee, binary_data_output"),
         ({"parameters": {"guarantee": "sure"}}, "expected marginal or confident, got 'sure'"),
         ({"outputs": [{"name": "rank", "parameters": {"classification": 3}}]}, "outputs[0].parameters: 'classific"),
     ],
 )
-async def test_a_wrong_request_is_refused_by_name(
-    service: Any, images: Pixels, change: dict[str, Any], named: str
-) -> None:
-    response = await service.post(INFER, {"inputs": [tensor(images(1, 5))]} | change)
+def test_a_wrong_request_is_refused_by_name(post: Post, images: Pixels, change: dict[str, Any], named: str) -> None:
+    response = post(INFER, json.dumps({"inputs": [tensor(images(1, 5))]} | change).encode())
     assert response.status_code == 422
     assert named in response.json()["error"]
 
@@ -172,9 +172,7 @@ async def test_a_wrong_request_is_refused_by_name(
         ({"parameters": {"shared_memory_region": "x"}}, "inputs[0].parameters: 'shared_memory_region' is not known"),
     ],
 )
-async def test_a_wrong_tensor_is_refused_by_name(
-    service: Any, images: Pixels, change: dict[str, Any], named: str
-) -> None:
-    response = await service.post(INFER, {"inputs": [tensor(images(1, 5), **change)]})
+def test_a_wrong_tensor_is_refused_by_name(post: Post, images: Pixels, change: dict[str, Any], named: str) -> None:
+    response = post(INFER, json.dumps({"inputs": [tensor(images(1, 5), **change)]}).encode())
     assert response.status_code == 422
     assert named in response.json()["error"]

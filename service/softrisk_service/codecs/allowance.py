@@ -1,7 +1,5 @@
 """What decoding one request may cost."""
 
-import threading
-
 from softrisk_service.errors import ClientGoneError, TooLargeError
 
 
@@ -11,16 +9,19 @@ class Allowance:
     Args:
         max_instances: Most instances.
         max_pixels: Most pixels of all images together.
+        max_json_bytes: Most bytes of JSON before binary tensors.
 
     Attributes:
         max_instances: Most instances.
+        max_json_bytes: Most bytes of JSON before binary tensors.
     """
 
-    def __init__(self, max_instances: int, max_pixels: int) -> None:
+    def __init__(self, max_instances: int, max_pixels: int, max_json_bytes: int) -> None:
         self.max_instances = max_instances
+        self.max_json_bytes = max_json_bytes
         self._max_pixels = max_pixels
         self._pixels = 0
-        self._withdrawn = threading.Event()
+        self._withdrawn = False  # set by one thread, read by another: no more is needed
 
     def take_pixels(self, pixels: int) -> None:
         """Spend pixels, before they are decoded.
@@ -37,7 +38,7 @@ class Allowance:
 
     def withdraw(self) -> None:
         """Let a decoding thread stop at its next step: nobody waits for what it does."""
-        self._withdrawn.set()
+        self._withdrawn = True
 
     def check(self) -> None:
         """Go on only if somebody still waits.
@@ -45,5 +46,5 @@ class Allowance:
         Raises:
             ClientGoneError: If nobody does.
         """
-        if self._withdrawn.is_set():
+        if self._withdrawn:
             raise ClientGoneError

@@ -1,8 +1,9 @@
-"""The body of a request: its media type, its bytes, never too many of them, and its JSON."""
+"""The body of a request: its bytes, never too many of them, unpacked, and its JSON."""
 
 import asyncio
 import gc
 import threading
+import zlib
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final
@@ -19,24 +20,13 @@ from softrisk_service.errors import (
     TooLargeError,
 )
 
-JSON = "application/json"
+JSON: Final = "application/json"
+OCTETS: Final = "application/octet-stream"
 
 _DISCARDED_LIMITS: Final = 4
 """How much of a refused body is read and thrown away, in multiples of the limit."""
 _DISCARDING_SECONDS: Final = 2.0
 """And for how long."""
-
-
-def media_type(request: Request) -> str:
-    """The body's media type without parameters; JSON if the request names none, as the protocols' clients do.
-
-    Raises:
-        MediaTypeError: If the body is compressed.
-    """
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding != "identity":
-        raise MediaTypeError("compressed bodies are not accepted: send the body without Content-Encoding")
-    return request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
 
 
 def not_accepted(media: str, accepted: Iterable[str]) -> MediaTypeError:
@@ -139,6 +129,41 @@ async def _discard(chunks: AsyncIterator[bytes], size: int) -> None:
                 size -= len(chunk)
                 if size < 0:
                     return
+
+
+def inflate(body: bytes, encoding: str, limit: int) -> bytes:
+    """The body that was packed; small bodies can unpack to great ones, so never more than a limit.
+
+    Args:
+        body: As it came.
+        encoding: `identity`, `gzip`, or `deflate`: in a zlib wrapper (RFC 9110), or bare, as some clients send it.
+        limit: Most bytes of the result.
+
+    Raises:
+        TooLargeError: If it is longer.
+        MalformedError: If it is packed in another way, damaged, cut off, or followed by something else.
+    """
+    if encoding == "identity":
+        return body
+    if encoding == "gzip":
+        window = 16 + zlib.MAX_WBITS
+    else:
+        # A zlib wrapper names the method 8 in its first byte, and its first two bytes are a multiple of 31 (RFC 1950).
+        wrapped = len(body) > 1 and body[0] & 15 == 8 and int.from_bytes(body[:2]) % 31 == 0
+        window = zlib.MAX_WBITS if wrapped else -zlib.MAX_WBITS
+    unpacking = zlib.decompressobj(window)
+    try:
+        # One more than the limit tells a body of exactly that length from a longer one.
+        unpacked = unpacking.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise MalformedError(f"the body is not valid {encoding}: {error}") from error
+    if len(unpacked) > limit:
+        raise TooLargeError(f"the body unpacks to more than the {limit} bytes that are accepted")
+    if not unpacking.eof:
+        raise MalformedError(f"the body is not valid {encoding}: it is cut off")
+    if unpacking.unused_data:
+        raise MalformedError(f"{len(unpacking.unused_data)} bytes follow the end of the {encoding} body")
+    return unpacked
 
 
 def parse_object(body: bytes) -> dict[str, Any]:

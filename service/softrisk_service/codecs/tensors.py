@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from softrisk_core.manifest import InputSpec
 from softrisk_service.errors import InvalidInputError
 
 
@@ -70,31 +69,3 @@ def _kind(value: object) -> str:
             return "an object"
         case _:
             return f"the number {value}"
-
-
-def check_values(array: NDArray[np.float32], spec: InputSpec) -> None:
-    """Refuse values that the model was not made for.
-
-    The comparison with the domain also finds NaN and infinity, so the check costs nothing extra.
-
-    Args:
-        array: Shape (B, …), B ≥ 1.
-        spec: The input; a domain of [0, 1] allows a slack of 1e-5 for arithmetic in float32.
-
-    Raises:
-        InvalidInputError: With the input, what is valid, and the first offending value.
-    """
-    least, greatest = spec.domain if spec.domain is not None else (-_MAX_FLOAT32, _MAX_FLOAT32)
-    slack = 0.0 if spec.domain is None else 1e-5 * (greatest - least)
-    # Written so that NaN, which fails every comparison, is refused.
-    if array.min() >= least - slack and array.max() <= greatest + slack:
-        return
-    inside = (array >= least - slack) & (array <= greatest + slack)
-    place = tuple(int(axis[0]) for axis in np.nonzero(~inside))
-    value = array[place]
-    valid = "finite float32 values" if spec.domain is None else f"values in [{least:g}, {greatest:g}]"
-    got = f"{value:g}" if np.isfinite(value) else "a value that is not finite in float32"
-    raise InvalidInputError(f"input {spec.name!r}: expected {valid}, got {got} at {list(place)}")
-
-
-_MAX_FLOAT32 = float(np.finfo(np.float32).max)

@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import orjson
@@ -12,44 +11,59 @@ from numpy.typing import NDArray
 from softrisk_core.conformal import p_value
 from softrisk_core.diagnostics import DIAGNOSTICS
 from softrisk_core.manifest import InputSpec
+from softrisk_service.catalogue import ServedVersion
 from softrisk_service.codecs.allowance import Allowance
 from softrisk_service.codecs.body import JSON, not_accepted, parse_object
+from softrisk_service.codecs.envelope import Answer, Envelope
 from softrisk_service.codecs.media import IMAGE_TYPES, NPY_TYPE, base64_file, image_cost, image_input, npy_input
 from softrisk_service.codecs.parameters import read_limit, read_parameters
-from softrisk_service.codecs.tensors import check_values, shown, to_array
-from softrisk_service.engine import ServedVersion
-from softrisk_service.errors import InvalidInputError, MediaTypeError, TooLargeError
+from softrisk_service.codecs.quick import Member, nested_numbers
+from softrisk_service.codecs.tensors import shown, to_array
+from softrisk_service.errors import InvalidInputError, MediaTypeError, RequestError, TooLargeError
+from softrisk_service.outcome import Inputs, Rows
 from softrisk_service.policy import risk_score
-from softrisk_service.runtime import Inputs, Outputs
 
 PROTOCOL: Final = "v1"
+TAKES_FILES: Final = True
 
 _PARAMETERS: Final = ("alpha", "guarantee", "probabilities")
+_INSTANCES: Final = Member("instances")
 
 
-@dataclass(frozen=True)
-class Call:
-    """A predict request, decoded.
+class Wishes(NamedTuple):
+    """What the parameters of a request ask for.
 
     Attributes:
-        inputs: Valid inputs of the model.
         alpha: False-alarm rate of the flag.
         limit: Largest flagged rank at that α.
         probabilities: Whether the answer lists all of them.
     """
 
-    inputs: Inputs
     alpha: float
     limit: int
     probabilities: bool
 
 
-def decode(media: str, body: bytes, served: ServedVersion, allowance: Allowance) -> Call:
+class Call(NamedTuple):
+    """A predict request, decoded.
+
+    Attributes:
+        inputs: Inputs of the model's shapes; values not yet checked.
+        limit: Largest flagged rank.
+        wishes: What else it asks for.
+    """
+
+    inputs: Inputs
+    limit: int
+    wishes: Wishes
+
+
+def decode(envelope: Envelope, body: bytes, served: ServedVersion, allowance: Allowance) -> Call:
     """Read a request.
 
     Args:
-        media: Its media type.
-        body: Its body.
+        envelope: What its headers say about the body.
+        body: Its body, unpacked.
         served: The model that it is for.
         allowance: What it may cost.
 
@@ -57,29 +71,65 @@ def decode(media: str, body: bytes, served: ServedVersion, allowance: Allowance)
         RequestError: Whatever is wrong with it.
         ClientGoneError: If nobody waits for it any more.
     """
-    specs = served.manifest.inputs
-    parameters: dict[str, Any] = {}
+    if envelope.header_length is not None:
+        raise MediaTypeError(
+            "Inference-Header-Content-Length is of the Open Inference Protocol: leave it out, or use V2"
+        )
+    specs, media = served.manifest.inputs, envelope.media
     if media == JSON:
-        document = parse_object(body)
-        parameters = read_parameters(document, _PARAMETERS)
-        inputs = _instances(document.get("instances"), specs, allowance)
-    elif media in IMAGE_TYPES:
+        return _quick(body, served, allowance) or _strict(body, served, allowance)
+    if media in IMAGE_TYPES:
         spec = _only_input(specs, media)
         allowance.take_pixels(image_cost(body, spec))
-        inputs = {spec.name: image_input(body, spec)}
+        array = image_input(body, spec)
     elif media == NPY_TYPE:
         spec = _only_input(specs, media)
-        inputs = {spec.name: npy_input(body, spec)}
-        _check_count(len(inputs[spec.name]), allowance)
+        array = npy_input(body, spec)
+        _check_count(len(array), allowance)
     else:
         raise not_accepted(media, (JSON, *IMAGE_TYPES, NPY_TYPE))
-    for spec in specs:
-        check_values(inputs[spec.name], spec)
+    return _call({spec.name: array}, _wishes({}, served))
+
+
+def _quick(body: bytes, served: ServedVersion, allowance: Allowance) -> Call | None:
+    """Read JSON that asks what an earlier request did, of a model with one input; None for the strict way."""
+    specs = served.manifest.inputs
+    parts = _INSTANCES.cut(body) if len(specs) == 1 else None
+    if parts is None:
+        return None
+    skeleton, text = parts
+    key = (PROTOCOL, skeleton)
+    wishes = served.memory.get(key)
+    if wishes is None:
+        try:
+            document = parse_object(skeleton)
+            if document.get("instances") != []:
+                return None
+            wishes = _wishes(read_parameters(document, _PARAMETERS), served)
+        except RequestError:  # the strict way will say so
+            return None
+        served.memory.put(key, wishes)
+    array = nested_numbers(text, specs[0].instance_shape, allowance.max_instances)
+    return None if array is None else _call({specs[0].name: array}, wishes)
+
+
+def _strict(body: bytes, served: ServedVersion, allowance: Allowance) -> Call:
+    document = parse_object(body)
+    parameters = read_parameters(document, _PARAMETERS)
+    inputs = _instances(document.get("instances"), served.manifest.inputs, allowance)
+    return _call(inputs, _wishes(parameters, served))
+
+
+def _wishes(parameters: dict[str, Any], served: ServedVersion) -> Wishes:
     alpha, limit = read_limit(parameters, served.policy)
     probabilities = parameters.get("probabilities", True)
     if not isinstance(probabilities, bool):
         raise InvalidInputError(f"parameters.probabilities: expected true or false, got {shown(probabilities)}")
-    return Call(inputs, alpha, limit, probabilities)
+    return Wishes(alpha, limit, probabilities)
+
+
+def _call(inputs: Inputs, wishes: Wishes) -> Call:
+    return Call(inputs, wishes.limit, wishes)
 
 
 def _only_input(specs: tuple[InputSpec, ...], media: str) -> InputSpec:
@@ -140,34 +190,37 @@ def _at(where: str) -> Iterator[None]:
         raise InvalidInputError(f"{where}: {error}") from error
 
 
-def encode(call: Call, outputs: Outputs, served: ServedVersion) -> bytes:
+def encode(call: Call, rows: Rows, served: ServedVersion) -> Answer:
     """The answer: for each instance label, diagnostics and risk."""
-    classes, policy = served.manifest.classes, served.policy
-    labels: list[int] = outputs["label"].tolist()
-    ranks: list[int] = outputs["rank"].tolist()
-    # numpy's float32 scalars stay as they are: orjson writes them with the digits that float32 has.
-    probabilities, diagnostics = outputs["probabilities"], {name: outputs[name] for name in DIAGNOSTICS}
-    nonconformity = outputs["nonconformity"]
-    predictions = []
-    for row, (label, rank) in enumerate(zip(labels, ranks, strict=True)):
-        prediction: dict[str, Any] = {
-            "label": label,
-            "class_name": classes[label],
-            "confidence": probabilities[row, label],
-        }
-        if call.probabilities:
-            prediction["probabilities"] = np.ascontiguousarray(probabilities[row])
-        prediction["diagnostics"] = {name: values[row] for name, values in diagnostics.items()}
-        prediction["risk"] = {
-            "decision": policy.decide(rank),
-            "flagged": rank <= call.limit,
-            "alpha": call.alpha,
-            "p_value": p_value(rank, policy.n),
-            "score": risk_score(rank, policy.n),
-            "rank": rank,
-            "nonconformity": nonconformity[row],
-        }
-        # Written one by one: in one piece the interpreter would be held until the last is done.
-        predictions.append(orjson.Fragment(orjson.dumps(prediction, option=orjson.OPT_SERIALIZE_NUMPY)))
+    # One by one: in one piece the interpreter would be held until the last is done.
+    predictions = [
+        orjson.Fragment(orjson.dumps(_prediction(row, call.wishes, rows, served), option=orjson.OPT_SERIALIZE_NUMPY))
+        for row in range(rows.start, rows.stop)
+    ]
     answer = {"model_name": served.name, "model_version": served.version, "predictions": predictions}
-    return orjson.dumps(answer)
+    return Answer(orjson.dumps(answer))
+
+
+def _prediction(row: int, wishes: Wishes, rows: Rows, served: ServedVersion) -> dict[str, Any]:
+    # numpy's float32 scalars stay as they are: orjson writes them with the digits that float32 has.
+    outputs, rank, policy = rows.batch.outputs, rows.batch.ranks[row], served.policy
+    label = int(outputs["label"][row])
+    probabilities = outputs["probabilities"][row]
+    prediction: dict[str, Any] = {
+        "label": label,
+        "class_name": served.manifest.classes[label],
+        "confidence": probabilities[label],
+    }
+    if wishes.probabilities:
+        prediction["probabilities"] = np.ascontiguousarray(probabilities)
+    prediction["diagnostics"] = {name: outputs[name][row] for name in DIAGNOSTICS}
+    prediction["risk"] = {
+        "decision": policy.decide(rank),
+        "flagged": rank <= wishes.limit,
+        "alpha": wishes.alpha,
+        "p_value": p_value(rank, policy.n),
+        "score": risk_score(rank, policy.n),
+        "rank": rank,
+        "nonconformity": outputs["nonconformity"][row],
+    }
+    return prediction

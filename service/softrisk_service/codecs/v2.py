@@ -1,174 +1,161 @@
-"""Open Inference Protocol (KServe V2), JSON: named tensors in, the graph's outputs out."""
+"""Open Inference Protocol (KServe V2): named tensors in, the graph's outputs out.
+
+With Triton's binary tensor extension: tensors may follow the JSON as they lie in memory, in requests and answers.
+"""
 
 import math
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
-from softrisk_core.manifest import OUTPUTS, InputSpec
+from softrisk_service.catalogue import ServedVersion
+from softrisk_service.codecs import v2_answer
 from softrisk_service.codecs.allowance import Allowance
-from softrisk_service.codecs.body import JSON, not_accepted, parse_object
-from softrisk_service.codecs.parameters import read_limit, read_parameters
-from softrisk_service.codecs.tensors import check_values, shown, to_array
-from softrisk_service.engine import ServedVersion
-from softrisk_service.errors import InvalidInputError, TooLargeError
-from softrisk_service.runtime import Inputs, Outputs
+from softrisk_service.codecs.body import JSON, OCTETS, not_accepted, parse_object
+from softrisk_service.codecs.envelope import Answer, Envelope
+from softrisk_service.codecs.quick import MAX_SKELETON, Member, numbers, without_id
+from softrisk_service.codecs.tensors import to_array
+from softrisk_service.codecs.v2_plan import Plan, Tensor, read_plan
+from softrisk_service.errors import InvalidInputError, MalformedError, RequestError, TooLargeError
+from softrisk_service.outcome import Inputs, Rows
 
 PROTOCOL: Final = "v2"
+TAKES_FILES: Final = False
 PLATFORM: Final = "onnx_onnxv1"
 
-_PARAMETERS: Final = ("alpha", "guarantee")
-# What the clients of Triton and MLServer send unasked; none of it changes an answer of ours.
-_IGNORED: Final = (
-    "binary_data_output", "content_type", "priority", "sequence_end", "sequence_id", "sequence_start", "timeout",
-)  # fmt: skip
-_IGNORED_OF_INPUTS: Final = ("content_type",)
-_IGNORED_OF_OUTPUTS: Final = ("binary_data", "content_type")
-
-_DATATYPES: Final = {"label": "INT64", "rank": "INT64", "flagged": "BOOL"}
+_DATA: Final = Member("data")
+_FLOAT32: Final = np.dtype("<f4")
 
 
-def output_datatype(name: str) -> str:
-    """Datatype of a graph output."""
-    return _DATATYPES.get(name, "FP32")
-
-
-def output_shape(name: str, classes: int) -> list[int]:
-    """Shape of a graph output, −1 for the batch."""
-    return [-1, classes] if name in ("logits", "probabilities") else [-1]
-
-
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """An infer request, decoded.
 
     Attributes:
-        inputs: Valid inputs of the model.
-        alpha: False-alarm rate of the flag.
-        limit: Largest flagged rank at that α.
-        outputs: Names of the wanted outputs.
+        inputs: Inputs of the model's shapes; values not yet checked.
+        limit: Largest flagged rank.
+        plan: What else it declares.
         id: The caller's name for the request, echoed.
     """
 
     inputs: Inputs
-    alpha: float
     limit: int
-    outputs: tuple[str, ...]
+    plan: Plan
     id: str | None
 
 
-def decode(media: str, body: bytes, served: ServedVersion, allowance: Allowance) -> Call:
+def decode(envelope: Envelope, body: bytes, served: ServedVersion, allowance: Allowance) -> Call:
     """Read a request.
 
     Args:
-        media: Its media type.
-        body: Its body.
+        envelope: What its headers say about the body.
+        body: Its body, unpacked.
         served: The model that it is for.
         allowance: What it may cost.
+
+    Returns:
+        Binary tensors are views of the body where it is aligned for float32, else copies.
 
     Raises:
         RequestError: Whatever is wrong with it.
         ClientGoneError: If nobody waits for it any more.
     """
-    if media != JSON:
-        raise not_accepted(media, (JSON,))
-    document = parse_object(body)
-    name = document.get("id")
-    if name is not None and not isinstance(name, str):
-        raise InvalidInputError(f"id: expected a string, got {shown(name)}")
-    alpha, limit = read_limit(read_parameters(document, _PARAMETERS, _IGNORED), served.policy)
-    outputs = _wanted(document.get("outputs"))
-    return Call(_inputs(document.get("inputs"), served.manifest.inputs, allowance), alpha, limit, outputs, name)
+    length = envelope.header_length
+    if length is None:
+        if envelope.media != JSON:
+            raise not_accepted(envelope.media, (JSON, f"{OCTETS} with Inference-Header-Content-Length"))
+        return _quick(body, served, allowance) or _strict(body, len(body), served, allowance)
+    if envelope.media not in (JSON, OCTETS):
+        raise not_accepted(envelope.media, (JSON, OCTETS))
+    if length > len(body):
+        raise MalformedError(f"Inference-Header-Content-Length is {length}, the body has only {len(body)} bytes")
+    if length == 0:
+        return _call(_raw_plan(len(body), served, allowance), None, body, length, allowance)
+    if length > allowance.max_json_bytes:
+        raise TooLargeError(
+            f"Inference-Header-Content-Length is {length}, more than the {allowance.max_json_bytes} bytes of JSON that "
+            "are accepted"
+        )
+    return _strict(body, length, served, allowance)
 
 
-def _wanted(outputs: object) -> tuple[str, ...]:
-    if outputs is None or outputs == []:
-        return OUTPUTS
-    if not isinstance(outputs, list):
-        raise InvalidInputError("outputs: expected a list of objects with a name")
-    names: list[str] = []
-    for index, output in enumerate(outputs):
-        name = output.get("name") if isinstance(output, dict) else None
-        if name not in OUTPUTS:
-            raise InvalidInputError(f"outputs[{index}]: {shown(name)} is not an output; outputs: {', '.join(OUTPUTS)}")
-        read_parameters(output, (), _IGNORED_OF_OUTPUTS, f"outputs[{index}].")
-        if name in names:
-            raise InvalidInputError(f"outputs[{index}]: {name!r} is asked for twice")
-        names.append(name)
-    return tuple(names)
+def _quick(body: bytes, served: ServedVersion, allowance: Allowance) -> Call | None:
+    """Read JSON that declares what an earlier request did; None for the strict way."""
+    parts = _DATA.cut(body)
+    if parts is None:
+        return None
+    try:
+        plan, name = _plan(parts[0], served, allowance)
+    except RequestError:  # the strict way will say so
+        return None
+    tensor = plan.tensors[0]
+    if len(plan.tensors) > 1 or tensor.data is None:
+        return None
+    array = numbers(parts[1], tensor.shape)
+    return None if array is None else Call({tensor.spec.name: array}, plan.limit, plan, name)
 
 
-def _inputs(tensors: object, specs: tuple[InputSpec, ...], allowance: Allowance) -> Inputs:
-    if not isinstance(tensors, list) or not all(isinstance(tensor, dict) for tensor in tensors):
-        raise InvalidInputError('the body must have a list "inputs" of objects with name, shape, datatype and data')
-    named = {spec.name: spec for spec in specs}
-    inputs: dict[str, NDArray[np.float32]] = {}
-    for index, tensor in enumerate(tensors):
-        name = tensor.get("name")
-        spec = named.get(name) if isinstance(name, str) else None
-        if spec is None or spec.name in inputs:
-            raise InvalidInputError(
-                f"inputs[{index}]: {shown(name)} is not an input, or came before; inputs: {', '.join(named)}"
-            )
+def _strict(body: bytes, length: int, served: ServedVersion, allowance: Allowance) -> Call:
+    """Read JSON of a length, and the binary tensors behind it."""
+    plan, name = _plan(body[:length], served, allowance)
+    return _call(plan, name, body, length, allowance)
+
+
+def _call(plan: Plan, name: str | None, body: bytes, length: int, allowance: Allowance) -> Call:
+    """Read the tensors."""
+    if plan.binary_bytes != len(body) - length:
+        raise MalformedError(
+            f"the inputs declare {plan.binary_bytes} bytes of binary data, {len(body) - length} follow the JSON "
+            "(as long as Inference-Header-Content-Length says)"
+        )
+    inputs = {}
+    for tensor in plan.tensors:
         allowance.check()
-        read_parameters(tensor, (), _IGNORED_OF_INPUTS, f"inputs[{index}].")
-        inputs[spec.name] = _tensor(tensor, spec, allowance.max_instances)
-    if missing := [name for name in named if name not in inputs]:
-        raise InvalidInputError(f"inputs: {missing[0]!r} is missing")
-    if len({len(array) for array in inputs.values()}) > 1:
-        raise InvalidInputError("inputs: all must have the same number of instances")
-    return inputs
+        inputs[tensor.spec.name] = _array(tensor, body, length)
+    return Call(inputs, plan.limit, plan, name)
 
 
-def _tensor(tensor: dict[str, Any], spec: InputSpec, max_instances: int) -> NDArray[np.float32]:
-    where = f"input {spec.name!r}"
-    datatype, shape, data = tensor.get("datatype"), tensor.get("shape"), tensor.get("data")
-    if datatype != spec.datatype:
-        raise InvalidInputError(f"{where}: expected datatype {spec.datatype}, got {shown(datatype)}")
-    if (
-        not isinstance(shape, list)
-        or set(map(type, shape)) != {int}
-        or len(shape) != len(spec.shape)
-        or tuple(shape[1:]) != spec.instance_shape
-    ):
-        raise InvalidInputError(f"{where}: expected shape {list(spec.shape)}, got {shown(shape)}")
-    if shape[0] < 1:
-        raise InvalidInputError(f"{where}: expected at least one instance, got shape {shown(shape)}")
-    if shape[0] > max_instances:
-        raise TooLargeError(f"{where}: at most {max_instances} instances are accepted in one request, got {shape[0]}")
-    if not isinstance(data, list):
-        raise InvalidInputError(f"{where}: expected a list as data")
-    nested = bool(data) and isinstance(data[0], list)
-    array = to_array(data, tuple(shape) if nested else (math.prod(shape),), f"{where}: data").reshape(shape)
-    check_values(array, spec)
-    return array
+def _plan(text: bytes, served: ServedVersion, allowance: Allowance) -> tuple[Plan, str | None]:
+    """What JSON declares, and the id in it, for which alone it is not read again."""
+    alike, name = without_id(text)
+    key = (PROTOCOL, alike)
+    plan: Plan | None = served.memory.get(key)
+    if plan is None:
+        plan = read_plan(parse_object(text), served, allowance.max_instances)
+        if len(text) <= MAX_SKELETON and not any(tensor.data for tensor in plan.tensors):
+            served.memory.put(key, plan)
+    # What was taken out is the request's id if it has one: there is only one member of this name.
+    return plan, plan.id if name is None or plan.id is None else name
 
 
-def encode(call: Call, outputs: Outputs, served: ServedVersion) -> bytes:
-    """The answer: the wanted outputs, `flagged` at the request's α."""
-    calibration = served.manifest.calibration
-    tensors = dict(outputs, flagged=outputs["rank"] <= call.limit)
-    answer = {
-        "model_name": served.name,
-        "model_version": served.version,
-        **({} if call.id is None else {"id": call.id}),
-        "parameters": {"calibration_id": calibration.id, "n": calibration.n, "alpha": call.alpha},
-        "outputs": [
-            {
-                "name": name,
-                "datatype": output_datatype(name),
-                "shape": tensors[name].shape,
-                "data": _written(tensors[name]),
-            }
-            for name in call.outputs
-        ],
+def _raw_plan(size: int, served: ServedVersion, allowance: Allowance) -> Plan:
+    """What Triton's raw binary request means: all of the body is the only input, all outputs are wanted binary."""
+    specs = served.manifest.inputs
+    if len(specs) > 1:
+        raise InvalidInputError(f"a model with {len(specs)} inputs takes no raw binary request, which names none")
+    spec, width = specs[0], math.prod(specs[0].instance_shape) * _FLOAT32.itemsize
+    if size % width:
+        raise InvalidInputError(f"input {spec.name!r}: expected {width} bytes for each instance, got {size} bytes")
+    tensor = {
+        "name": spec.name,
+        "datatype": spec.datatype,
+        "shape": [size // width, *spec.instance_shape],
+        "parameters": {"binary_data_size": size},
     }
-    return orjson.dumps(answer)
+    document = {"inputs": [tensor], "parameters": {"binary_data_output": True}}
+    return read_plan(document, served, allowance.max_instances)
 
 
-def _written(array: NDArray[Any]) -> orjson.Fragment:
-    # One by one: in one piece the interpreter would be held until the last is done.
-    return orjson.Fragment(orjson.dumps(np.ascontiguousarray(array).ravel(), option=orjson.OPT_SERIALIZE_NUMPY))
+def _array(tensor: Tensor, body: bytes, start: int) -> NDArray[np.float32]:
+    shape = tensor.shape
+    if tensor.data is None:
+        array = np.frombuffer(body, _FLOAT32, tensor.count, start + tensor.offset).reshape(shape)
+        return array if array.flags.aligned else array.copy()
+    nested = bool(tensor.data) and isinstance(tensor.data[0], list)
+    where = f"input {tensor.spec.name!r}: data"
+    return to_array(tensor.data, shape if nested else (tensor.count,), where).reshape(shape)
+
+
+def encode(call: Call, rows: Rows, served: ServedVersion) -> Answer:
+    """The answer: the wanted outputs, `flagged` at the request's α."""
+    return v2_answer.write(call.plan.form, call.id, call.limit, rows)

@@ -1,75 +1,46 @@
-"""What both protocols do with an inference request: admit, read, decode, run, encode."""
+"""The ordinary way of an inference request, through the ASGI application."""
 
 import asyncio
 import os
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import Final, Protocol, TypeVar
+from typing import TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive
 
+from softrisk_service.batcher import Outcome, Ticket
+from softrisk_service.catalogue import ServedVersion
 from softrisk_service.codecs.allowance import Allowance
-from softrisk_service.codecs.body import JSON, BodyBudget, media_type, read_body
-from softrisk_service.engine import Engine, ServedVersion
+from softrisk_service.codecs.body import JSON, inflate, read_body
+from softrisk_service.codecs.envelope import Envelope, read_envelope
 from softrisk_service.errors import ClientGoneError, DeadlineError, SlowBodyError
-from softrisk_service.policy import risk_header
-from softrisk_service.runtime import Inputs, Outputs
-from softrisk_service.settings import Settings
+from softrisk_service.inference import (
+    HEADER_LENGTH,
+    RISK_HEADER,
+    Call,
+    Inference,
+    Target,
+    decode,
+    encode,
+    is_quick,
+    is_short,
+)
+from softrisk_service.outcome import Inputs, Rows
 
-RISK_HEADER: Final = "X-Adversarial-Risk"
-
-# Longer JSON is decoded beside the event loop. (The parser holds the interpreter lock, numpy and Pillow do not.)
-_INLINE_BYTES: Final = 64 * 1024
-# Answers of more values are written beside it, too.
-_INLINE_VALUES: Final = 4096
-
-
-class Call(Protocol):
-    """A decoded request, of either protocol."""
-
-    @property
-    def inputs(self) -> Inputs:
-        """Valid inputs of the model."""
-
-    @property
-    def limit(self) -> int:
-        """Largest flagged rank."""
-
-
-C = TypeVar("C", bound=Call)
 T = TypeVar("T")
 
 
-class Codec(Protocol[C]):
-    """A module of `softrisk_service.codecs` that speaks a protocol."""
-
-    @property
-    def PROTOCOL(self) -> str:
-        """Label in the metrics."""
-
-    def decode(self, media: str, body: bytes, served: ServedVersion, allowance: Allowance) -> C:
-        """From a body to a call."""
-
-    def encode(self, call: C, outputs: Outputs, served: ServedVersion) -> bytes:
-        """From the outputs to an answer."""
-
-
-class Inference:
-    """The way of every inference request through the service.
+class InferenceRoute:
+    """Answers inference requests.
 
     Args:
-        settings: Limits and deadline.
-        engine: The models.
+        inference: The steps.
     """
 
-    def __init__(self, settings: Settings, engine: Engine) -> None:
-        self._settings = settings
-        self._engine = engine
-        self._bodies = BodyBudget(settings.max_bodies_bytes)
+    def __init__(self, inference: Inference) -> None:
+        self._inference = inference
         # Few, so that images made to decode to a great size cannot fill the memory together.
         self._decoders = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="softrisk-decode")
 
@@ -77,90 +48,105 @@ class Inference:
         """Let go of the threads."""
         self._decoders.shutdown(wait=False, cancel_futures=True)
 
-    async def answer(self, request: Request, codec: Codec[C], name: str, version: str | None = None) -> Response:
+    async def answer(self, request: Request, target: Target) -> Response:
         """Answer an inference request.
 
         Args:
             request: With its body unread.
-            codec: The protocol.
-            name: Model name in the path.
-            version: Version in the path, if there is one.
+            target: What its path asks for.
 
         Raises:
             RequestError: Whatever is wrong with the request, or with the moment.
             ClientGoneError: If the caller closed the connection while it waited.
         """
-        record = request.state.record
-        record.protocol = codec.PROTOCOL
-        record.served = served = self._engine.find(name, version)
-        served.batcher.check_room()
-        media = media_type(request)
-        body = await self._read(request, media)
-        allowance = Allowance(self._settings.max_instances, self._settings.max_pixels)
-        seconds = self._settings.deadline_seconds
+        served = self._inference.admit(target, request.state.record)
+        headers = request.headers
+        envelope = read_envelope(
+            headers.get("content-type"), headers.get("content-encoding"), headers.get(HEADER_LENGTH)
+        )
+        body = await self._read(request, envelope)
+        deadline = self._inference.deadline()
+        allowance = self._inference.allowance()
         try:
-            async with asyncio.timeout(seconds):
-                with _timed(served, "decode"):
-                    call = await self._decode(request, codec, media, body, served, allowance)
-                del body  # long, perhaps, and counted no more
-                outputs = await _run(served, call.inputs, request.receive)
-                with _timed(served, "encode"):
-                    content = await _encode(codec, call, outputs, served)
+            async with asyncio.timeout(deadline - time.perf_counter()):
+                call = await self._decode(request, target, envelope, body, served, allowance)
         except TimeoutError as error:
-            raise DeadlineError(f"no answer within {seconds:g} s, the server is overloaded; try again") from error
+            raise DeadlineError("the server is overloaded, the body was not decoded in time; try again") from error
         finally:
             allowance.withdraw()
-        risk = risk_header(outputs["rank"].tolist(), call.limit, served.policy.n)
-        return Response(content, headers={RISK_HEADER: risk}, media_type=JSON)
+        del body  # long, perhaps, and counted no more
+        rows = await _run(served, call.inputs, deadline, request.receive)
+        if is_short(call.inputs, served):
+            answer, risk = encode(target, call, rows, served)
+        else:
+            answer, risk = await asyncio.to_thread(encode, target, call, rows, served)
+        answer_headers = {RISK_HEADER: risk, "content-type": answer.media}
+        if answer.header_length is not None:
+            answer_headers[HEADER_LENGTH] = str(answer.header_length)
+        return Response(answer.content, headers=answer_headers)
 
-    async def _read(self, request: Request, media: str) -> bytes:
-        limit, seconds = self._settings.max_body_bytes, self._settings.deadline_seconds
-        if media == JSON:
-            limit = min(limit, self._settings.max_json_bytes)
+    async def _read(self, request: Request, envelope: Envelope) -> bytes:
+        settings = self._inference.settings
+        seconds = settings.deadline_seconds
         try:
             async with asyncio.timeout(seconds):
-                return await read_body(request, limit, self._bodies)
+                return await read_body(request, self._limit(envelope), self._inference.bodies)
         except TimeoutError as error:
             raise SlowBodyError(f"the body was not there within {seconds:g} s of the head") from error
 
+    def _limit(self, envelope: Envelope) -> int:
+        settings = self._inference.settings
+        if envelope.media == JSON and envelope.header_length is None:
+            return min(settings.max_body_bytes, settings.max_json_bytes)
+        return settings.max_body_bytes
+
     async def _decode(
-        self, request: Request, codec: Codec[C], media: str, body: bytes, served: ServedVersion, allowance: Allowance
-    ) -> C:
-        def decode() -> C:
+        self,
+        request: Request,
+        target: Target,
+        envelope: Envelope,
+        body: bytes,
+        served: ServedVersion,
+        allowance: Allowance,
+    ) -> Call:
+        def decode_body() -> Call:
             try:
                 allowance.check()
-                return codec.decode(media, body, served, allowance)
+                content = inflate(body, envelope.encoding, self._limit(envelope))
+                return decode(target, envelope, content, served, allowance)
             finally:
-                self._bodies.give_back(len(body))
+                self._inference.bodies.give_back(len(body))
 
-        # A backslash could hide the letters b64, and with them an image.
-        if media == JSON and len(body) <= _INLINE_BYTES and b"b64" not in body and b"\\" not in body:
-            return decode()
-        decoding = asyncio.get_running_loop().run_in_executor(self._decoders, decode)
+        if is_quick(target, envelope, body):
+            return decode_body()
+        decoding = asyncio.get_running_loop().run_in_executor(self._decoders, decode_body)
         # Never cancelled, since its end gives the body back; so its exception may find nobody who asks for it.
         decoding.add_done_callback(lambda done: done.cancelled() or done.exception())
         return await _unless_gone(decoding, request.receive)
 
 
-async def _run(served: ServedVersion, inputs: Inputs, receive: Receive) -> Outputs:
-    answer = served.batcher.submit(inputs)
+async def _run(served: ServedVersion, inputs: Inputs, deadline: float, receive: Receive) -> Rows:
+    ticket = _FutureTicket()
+    served.batcher.submit(ticket, inputs, deadline)
     try:
-        return await _unless_gone(answer, receive)
+        return await _unless_gone(ticket.answer, receive)
     finally:
-        answer.cancel()  # withdraws it from the queue
+        ticket.withdraw()
 
 
-async def _encode(codec: Codec[C], call: C, outputs: Outputs, served: ServedVersion) -> bytes:
-    if sum(array.size for array in outputs.values()) <= _INLINE_VALUES:
-        return codec.encode(call, outputs, served)
-    return await asyncio.to_thread(codec.encode, call, outputs, served)
+class _FutureTicket(Ticket):
+    """A ticket whose outcome can be awaited."""
 
+    __slots__ = ("answer",)
 
-@contextmanager
-def _timed(served: ServedVersion, stage: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    served.metrics.stages[stage].observe(time.perf_counter() - start)
+    def __init__(self) -> None:
+        self.answer: asyncio.Future[Rows] = asyncio.get_running_loop().create_future()
+
+    def deliver(self, outcome: Outcome) -> None:
+        if isinstance(outcome, Exception):
+            self.answer.set_exception(outcome)
+        else:
+            self.answer.set_result(outcome)
 
 
 async def _unless_gone(answer: asyncio.Future[T], receive: Receive) -> T:

@@ -1,22 +1,17 @@
 """Health and metrics, for those who run the service."""
 
-from typing import Final
-
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
 from starlette.requests import Request
 from starlette.responses import Response
 
 from softrisk_service import schemas
 from softrisk_service.engine import Engine
+from softrisk_service.exposition import Scrape
 from softrisk_service.problems import problem
 
-_OPENMETRICS: Final = "application/openmetrics-text"
 
-
-def operation_routes(engine: Engine, registry: CollectorRegistry) -> APIRouter:
+def operation_routes(engine: Engine, scrape: Scrape) -> APIRouter:
     """`/livez`, `/readyz` and `/metrics`."""
     router = APIRouter(tags=["Operations"], default_response_class=JSONResponse)
 
@@ -43,9 +38,7 @@ def operation_routes(engine: Engine, registry: CollectorRegistry) -> APIRouter:
 
     @router.get("/metrics", operation_id="metrics", summary="Prometheus metrics", responses=schemas.METRICS_RESPONSES)
     async def metrics(request: Request) -> Response:
-        # Reduced to one of two forms first: the library's negotiation fails on versions that are no numbers.
-        wanted = _OPENMETRICS if _OPENMETRICS in request.headers.get("accept", "") else ""
-        encode, content_type = choose_encoder(wanted)
-        return Response(encode(registry), headers={"content-type": content_type})
+        text, content_type = await scrape(request.headers.get("accept", ""))
+        return Response(text, headers={"content-type": content_type})
 
     return router

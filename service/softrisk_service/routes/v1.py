@@ -9,13 +9,14 @@ from starlette.responses import Response
 from softrisk_service import schemas
 from softrisk_service.codecs import v1
 from softrisk_service.engine import Engine
-from softrisk_service.routes.inference import Inference
+from softrisk_service.inference import Target
+from softrisk_service.routes.inference import InferenceRoute
 
 _PREDICT = "/v1/models/{model}:predict"
 _PREDICT_VERSION = "/v1/models/{model}/versions/{version}:predict"
 
 
-def v1_routes(engine: Engine, inference: Inference) -> APIRouter:
+def v1_routes(engine: Engine, inference: InferenceRoute) -> APIRouter:
     """The routes below `/v1`."""
     router = APIRouter(tags=["KServe V1"], default_response_class=JSONResponse)
 
@@ -27,7 +28,7 @@ def v1_routes(engine: Engine, inference: Inference) -> APIRouter:
         openapi_extra=schemas.PREDICT_REQUEST,
     )
     async def predict(request: Request, model: str) -> Response:
-        return await inference.answer(request, v1, model)
+        return await inference.answer(request, Target(v1, model, None))
 
     @router.post(
         _PREDICT_VERSION,
@@ -37,7 +38,7 @@ def v1_routes(engine: Engine, inference: Inference) -> APIRouter:
         openapi_extra=schemas.PREDICT_REQUEST,
     )
     async def predict_version(request: Request, model: str, version: str) -> Response:
-        return await inference.answer(request, v1, model, version)
+        return await inference.answer(request, Target(v1, model, version))
 
     # Without these a GET would look for a model whose name ends in ":predict".
     @router.get(_PREDICT, include_in_schema=False)

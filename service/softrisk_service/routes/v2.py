@@ -11,15 +11,17 @@ from softrisk_core import __version__
 from softrisk_core.manifest import OUTPUTS
 from softrisk_service import schemas
 from softrisk_service.codecs import v2
+from softrisk_service.codecs.v2_answer import output_datatype, output_shape
 from softrisk_service.engine import Engine
 from softrisk_service.errors import NotReadyError
-from softrisk_service.routes.inference import Inference
+from softrisk_service.inference import Target
+from softrisk_service.routes.inference import InferenceRoute
 
 _MODEL = "/v2/models/{model}"
 _VERSION = "/v2/models/{model}/versions/{version}"
 
 
-def v2_routes(engine: Engine, inference: Inference) -> APIRouter:
+def v2_routes(engine: Engine, inference: InferenceRoute) -> APIRouter:
     """The routes below `/v2`."""
     router = APIRouter(tags=["Open Inference Protocol"], default_response_class=JSONResponse)
 
@@ -28,7 +30,8 @@ def v2_routes(engine: Engine, inference: Inference) -> APIRouter:
         "/v2", operation_id="v2_server", summary="Server metadata", responses=schemas.ok(schemas.ServerMetadata)
     )
     async def server() -> Response:
-        return JSONResponse({"name": "softrisk", "version": __version__, "extensions": []})
+        extensions = ["binary_tensor_data", *(["model_repository"] if engine.takes_orders else [])]
+        return JSONResponse({"name": "softrisk", "version": __version__, "extensions": extensions})
 
     @router.get(
         "/v2/health/live", operation_id="v2_live", summary="Is the server up?", responses=schemas.ok(schemas.Live)
@@ -93,7 +96,7 @@ def v2_routes(engine: Engine, inference: Inference) -> APIRouter:
         openapi_extra=schemas.INFER_REQUEST,
     )
     async def infer(request: Request, model: str) -> Response:
-        return await inference.answer(request, v2, model)
+        return await inference.answer(request, Target(v2, model, None))
 
     @router.post(
         f"{_VERSION}/infer",
@@ -103,14 +106,16 @@ def v2_routes(engine: Engine, inference: Inference) -> APIRouter:
         openapi_extra=schemas.INFER_REQUEST,
     )
     async def infer_version(request: Request, model: str, version: str) -> Response:
-        return await inference.answer(request, v2, model, version)
+        return await inference.answer(request, Target(v2, model, version))
 
     return router
 
 
 def _metadata(engine: Engine, model: str, version: str | None) -> dict[str, Any]:
-    manifest = engine.find(model, version).manifest
+    served = engine.find(model, version)
+    manifest = served.manifest
     statuses = [status for status in engine.statuses() if status.name == model]
+    default = next((status.version for status in statuses if status.default), None)
     broken = {f"not_ready_{status.version}": status.reason for status in statuses if not status.ready}
     calibration = manifest.calibration
     return {
@@ -119,8 +124,16 @@ def _metadata(engine: Engine, model: str, version: str | None) -> dict[str, Any]
         "platform": v2.PLATFORM,
         "inputs": [{"name": i.name, "datatype": i.datatype, "shape": i.shape} for i in manifest.inputs],
         "outputs": [
-            {"name": name, "datatype": v2.output_datatype(name), "shape": v2.output_shape(name, len(manifest.classes))}
+            {"name": name, "datatype": output_datatype(name), "shape": output_shape(name, len(manifest.classes))}
             for name in OUTPUTS
         ],
-        "parameters": {"calibration_id": calibration.id, "n": calibration.n, "alpha": calibration.alpha, **broken},
+        "parameters": {
+            "device": served.provider.removesuffix("ExecutionProvider").lower(),
+            "precision": manifest.model.precision,
+            "calibration_id": calibration.id,
+            "n": calibration.n,
+            "alpha": calibration.alpha,
+            **({} if default is None else {"default_version": default}),
+            **broken,
+        },
     }

@@ -1,0 +1,65 @@
+"""How to run a model, decided from what its runs cost on this machine."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, Self
+
+INLINE_SECONDS: Final = 150e-6
+"""A run that takes less is done in the event loop: handing it to a thread and back would take as long."""
+
+_OVERHEAD: Final = 60e-6
+"""What a batch costs beside its run, whatever its size: joining, counting, scheduling."""
+_ENOUGH: Final = 0.985
+"""The smallest size with this share of the best throughput is taken: a larger one would only make callers wait."""
+_GAIN: Final = 1.01
+"""Larger sizes than one that is not better by this factor are not tried, once there is company at all."""
+_COMPANY: Final = 8
+_LONGEST_TRIAL: Final = 0.25
+"""Sizes larger than one whose run takes this long are not tried."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to run a model.
+
+    Attributes:
+        batch_size: Most instances in a run.
+        inline_size: Most instances in a run that is done in the event loop; 0 for none.
+    """
+
+    batch_size: int
+    inline_size: int
+
+    @classmethod
+    def of(cls, seconds: Mapping[int, float]) -> Self:
+        """The plan for measured times.
+
+        Args:
+            seconds: Of a run, by number of instances.
+        """
+        throughput = {size: _throughput(size, taken) for size, taken in seconds.items()}
+        best = max(throughput.values())
+        inline = [size for size, taken in seconds.items() if taken <= INLINE_SECONDS]
+        return cls(min(size for size in seconds if throughput[size] >= _ENOUGH * best), max(inline, default=0))
+
+
+def measure(seconds: Callable[[int], float], max_batch_size: int) -> Plan:
+    """Try sizes 1, 2, 4, … and make the plan.
+
+    Args:
+        seconds: Measures a run of a number of instances.
+        max_batch_size: Largest size.
+    """
+    found: dict[int, float] = {}
+    size = 1
+    while True:
+        found[size] = seconds(size)
+        rates = [_throughput(tried, taken) for tried, taken in found.items()]
+        pointless = size > _COMPANY and rates[-1] < _GAIN * max(rates[:-1])
+        if size == max_batch_size or pointless or found[size] > _LONGEST_TRIAL:
+            return Plan.of(found)
+        size = min(2 * size, max_batch_size)
+
+
+def _throughput(size: int, seconds: float) -> float:
+    return size / (seconds + _OVERHEAD)

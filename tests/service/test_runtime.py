@@ -1,0 +1,139 @@
+"""Sessions of onnxruntime and how models are run: what was measured decides, and what was optimised is kept."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from softrisk_core.bundle import Bundle, load_bundle
+from softrisk_core.manifest import OUTPUTS
+from softrisk_core.repository import Repository
+from softrisk_service import runtime as runtime_module
+from softrisk_service.errors import NotServableError
+from softrisk_service.plan import INLINE_SECONDS, Plan, measure
+from softrisk_service.runtime import Runtime
+from softrisk_service.sessions import CACHE, open_session, usable_cores
+from softrisk_service.settings import Device, Settings
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, make_bundle: Any) -> Bundle:
+    made: Bundle = make_bundle(tmp_path)
+    return made
+
+
+def kept(bundle: Bundle) -> list[Path]:
+    return sorted((bundle.folder.parent.parent / CACHE).glob("*"))
+
+
+def settings(**changes: Any) -> Settings:
+    return Settings(threads=1, **changes)
+
+
+def answers(runtime: Runtime, bundle: Bundle) -> dict[str, Any]:
+    inputs, _ = bundle.golden()
+    return runtime.run(inputs)
+
+
+def test_the_optimised_graph_is_kept_and_gives_the_same_answers(bundle: Bundle) -> None:
+    first = Runtime(bundle, settings())
+    (graph,) = kept(bundle)
+    written = graph.stat().st_mtime_ns
+    second = Runtime(bundle, settings())
+    assert kept(bundle) == [graph]
+    assert graph.stat().st_mtime_ns == written
+    for name in OUTPUTS:
+        np.testing.assert_array_equal(answers(first, bundle)[name], answers(second, bundle)[name])
+
+
+def test_a_damaged_optimised_graph_is_made_anew(bundle: Bundle) -> None:
+    Runtime(bundle, settings())
+    (graph,) = kept(bundle)
+    graph.write_bytes(b"not a graph")
+    Runtime(bundle, settings())
+    assert kept(bundle) == [graph]
+    onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+
+
+def test_a_repository_that_cannot_be_written_is_served(bundle: Bundle) -> None:
+    # A file in place of the folder stops even a superuser, whom permissions do not.
+    (bundle.folder.parent.parent / CACHE).write_text("")
+    assert len(answers(Runtime(bundle, settings()), bundle)["rank"]) == 64
+
+
+def test_the_cache_is_no_model(bundle: Bundle, tmp_path: Path) -> None:
+    Runtime(bundle, settings())
+    assert Repository(tmp_path).models() == ["tiny"]
+    load_bundle(bundle.folder)
+
+
+@pytest.mark.parametrize("device", ["cuda", "tensorrt"])
+def test_a_device_that_this_onnxruntime_lacks_is_named(bundle: Bundle, device: str) -> None:
+    if any(device in provider.lower() for provider in onnxruntime.get_available_providers()):
+        pytest.skip(f"this onnxruntime has {device}")
+    with pytest.raises(NotServableError, match=r"only .*CPUExecutionProvider.*softrisk\[gpu\]"):
+        Runtime(bundle, settings(device=device))
+
+
+def test_long_runs_get_all_cores_and_short_ones_a_single_thread(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[int] = []
+
+    def noted(bundle: Bundle, device: Device, threads: int) -> onnxruntime.InferenceSession:
+        opened.append(threads)
+        return open_session(bundle, device, threads)
+
+    monkeypatch.setattr(runtime_module, "open_session", noted)
+    monkeypatch.setattr(runtime_module, "usable_cores", lambda: 2)
+    Runtime(bundle, Settings())
+    assert opened == [1]
+    opened.clear()
+    monkeypatch.setattr(Runtime, "_seconds", lambda *_: 1e-3)
+    Runtime(bundle, Settings())
+    assert opened == [1, 2]
+    opened.clear()
+    Runtime(bundle, Settings(workers=2))  # each has its share
+    assert opened == [1]
+
+
+def test_cores_are_at_least_one() -> None:
+    assert usable_cores() >= 1
+
+
+SECONDS = st.lists(st.floats(1e-6, 1), min_size=1, max_size=8).map(
+    lambda times: {2**index: taken for index, taken in enumerate(times)}
+)
+
+
+@given(SECONDS)
+def test_a_plan_keeps_nearly_all_the_throughput(seconds: dict[int, float]) -> None:
+    plan = Plan.of(seconds)
+    rates = {size: size / (taken + 60e-6) for size, taken in seconds.items()}
+    assert rates[plan.batch_size] >= 0.985 * max(rates.values())
+    assert all(rates[size] < 0.985 * max(rates.values()) for size in seconds if size < plan.batch_size)
+    assert plan.inline_size == 0 or seconds[plan.inline_size] <= INLINE_SECONDS
+
+
+def test_models_of_microseconds_run_inline_and_models_of_milliseconds_do_not() -> None:
+    small = measure(lambda size: 10e-6 + 11e-6 * size, 64)
+    assert (small.inline_size, small.batch_size) == (8, 64)
+    large = measure(lambda size: 3e-3 + 2.2e-3 * (size - 1), 64)
+    assert (large.inline_size, large.batch_size) == (0, 32)
+    # Batching does not pay, so nobody waits for company.
+    assert measure(lambda size: 5e-3 * size, 64) == Plan(1, 0)
+
+
+def test_sizes_that_would_take_too_long_are_not_tried() -> None:
+    tried: list[int] = []
+
+    def seconds(size: int) -> float:
+        tried.append(size)
+        return 0.1 * size
+
+    assert measure(seconds, 64).batch_size == 1
+    assert tried == [1, 2, 4]
