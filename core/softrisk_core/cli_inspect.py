@@ -11,6 +11,7 @@ from rich.table import Table
 
 from softrisk_core.bundle import REPORT, Bundle, load_bundle
 from softrisk_core.diagnostics import DIAGNOSTICS
+from softrisk_core.manifest import FULL_PRECISION
 from softrisk_core.repository import resolve
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -51,6 +52,8 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
     shown = ", ".join(manifest.classes[:12]) + (", …" if len(manifest.classes) > 12 else "")
     yield "classes", f"{len(manifest.classes)}: {shown}"
     trained = [model.architecture, model.loss, model.data and f"trained on {model.data}"]
+    if model.precision != FULL_PRECISION:
+        trained.append(f"in {model.precision}")
     yield "classifier", ", ".join(part for part in trained if part) or f"from {model.origin}, opset {manifest.opset}"
     if model.clean_accuracy is not None:
         yield "clean accuracy", f"{model.clean_accuracy:.2%} on its test rows"

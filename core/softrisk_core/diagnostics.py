@@ -4,7 +4,7 @@ With logits z of shape (B, C), predicted class ŷ = argmax z and N = the classes
 computed from logits in log space, relative to the largest or second largest logit, so that a prediction at
 1 − 1e-12 still has a meaningful spread and logits of ±1e4 neither overflow nor cancel.
 
-The graph in `model.onnx` repeats these formulas in float32, line by line.
+The graph in `model.onnx` computes the same in float32.
 """
 
 from typing import Final

@@ -2,13 +2,21 @@
 
 The format is an integer. It is raised whenever a field is added, removed or changes its meaning; a reader accepts
 its own format and refuses a newer one with the version that wrote it. Unknown fields are refused, so that nothing
-in a manifest is silently ignored.
+in a manifest is silently ignored. `model.precision` is younger than format 1 and left out wherever it says nothing new.
 """
 
 from datetime import datetime
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from softrisk_core.conformal import check_alpha, confident_rank, marginal_rank
 from softrisk_core.diagnostics import DIAGNOSTICS
@@ -31,6 +39,9 @@ OUTPUTS: Final = (
     "flagged",
 )
 """Outputs of `model.onnx`, in order: FP32 but for label and rank (INT64) and flagged (BOOL)."""
+
+Precision = Literal["fp32", "fp16", "int8"]
+FULL_PRECISION: Final = "fp32"
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Positive = Annotated[int, Field(gt=0)]
@@ -86,6 +97,16 @@ class ModelFacts(_Part):
     data: str | None = None
     clean_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
     """On test rows, in [0, 1]."""
+    precision: Precision = FULL_PRECISION
+    """In which the classifier computes; the diagnosis always does in FP32. Written only where it is reduced."""
+
+    @model_serializer(mode="wrap")
+    def _full_precision_goes_without_saying(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A reader from before twins refuses the field, but can read every bundle that has none.
+        fields: dict[str, Any] = handler(self)
+        if self.precision == FULL_PRECISION:
+            del fields["precision"]
+        return fields
 
 
 class Nonconformity(_Part):

@@ -1,7 +1,7 @@
 """`softrisk calibrate`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import onnx
@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from softrisk_core.bundle import Bundle, load_bundle
 from softrisk_core.repository import Repository, resolve
 from softrisk_export.calibrate import parse_nonconformity
-from softrisk_export.graph import without_risk
+from softrisk_export.graph import classifier, with_diagnostics
 from softrisk_export.runtime import Runner
 from softrisk_export.seal import seal
-from softrisk_export.source import CleanRows, Source
+from softrisk_export.source import CleanRows, Source, check_shape
 from softrisk_export.summary import print_summary
 from softrisk_training.data import load_images
 
@@ -39,20 +39,30 @@ def calibrate_command(
     score: Annotated[
         str | None, typer.Option(help="What is ranked: DIAGNOSTIC:low or DIAGNOSTIC:high. Default: as in BUNDLE.")
     ] = None,
+    precision: Annotated[
+        Literal["fp16", "int8"] | None,
+        typer.Option(help="Make a twin whose classifier computes in this precision. Default: as in BUNDLE."),
+    ] = None,
 ) -> None:
     """Make the next version of a bundle, calibrated on your own clean data, without training."""
     old = load_bundle(resolve(bundle))
     nonconformity = old.manifest.nonconformity if score is None else parse_nonconformity(score)
     home = old.folder.resolve().parent
+    source, rows, change = bundle_source(old), CleanRows.of(load_images(data)), None
+    if precision is not None:
+        from softrisk_export.twin import twin  # the quantiser takes a second to import
+
+        check_shape(rows, source.input)
+        source, rows, change = twin(source, precision, rows)
     sealed = seal(
         Repository(home.parent),
         home.name,
-        bundle_source(old),
-        CleanRows.of(load_images(data)),
+        source,
+        rows,
         nonconformity,
         old.manifest.calibration.alpha if alpha is None else alpha,
     )
-    print_summary(sealed)
+    print_summary(sealed, change=change)
 
 
 def bundle_source(bundle: Bundle) -> Source:
@@ -64,7 +74,7 @@ def bundle_source(bundle: Bundle) -> Source:
         return run(inputs, ["logits"])["logits"].astype(np.float32)
 
     return Source(
-        model=without_risk(onnx.load(bundle.model_path)),
+        model=with_diagnostics(classifier(onnx.load(bundle.model_path)), len(manifest.classes)),
         logits=logits,
         input=manifest.inputs[0],
         classes=manifest.classes,

@@ -4,7 +4,8 @@
 SoftriskError
 └── ExportError            a source cannot become a bundle
     ├── ForeignModelError  an ONNX file is not a classifier that softrisk can take over
-    └── ParityError        the exported graph does not compute what its source computes
+    ├── ParityError        the exported graph does not compute what its source computes
+    └── TwinError          a classifier cannot be made one of reduced precision
 ```
 
 A calibration that cannot keep its promise is core's `CalibrationError`.
@@ -23,3 +24,7 @@ class ForeignModelError(ExportError):
 
 class ParityError(ExportError):
     """The exported graph does not compute what its source, or the NumPy reference, computes."""
+
+
+class TwinError(ExportError):
+    """A classifier cannot be made one of reduced precision."""

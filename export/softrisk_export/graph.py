@@ -1,9 +1,13 @@
 """The arithmetic of the diagnosis, inside the ONNX file.
 
-A head (inputs → logits) gets two tails: the diagnostics, line by line those of `softrisk_core.diagnostics` in
+A head (inputs → logits) gets two tails: the diagnostics, those of `softrisk_core.diagnostics` in
 float32, and the risk, which compares one of them with the calibration scores. Both are written in ONNX's own text
 form and use only operators whose meaning has not changed since opset 13, so they fit onto any head of opset ≥ 13.
 All their names begin with `softrisk/`, but for the outputs.
+
+At batch 1 an operator costs its fixed price, about 0.3 µs, whatever it computes. So the tails have as few as their
+accuracy allows: scalars of a row lie in shape (batch,), which needs no Squeeze, and masks are arithmetic, since a Where
+costs as much as three other operators.
 """
 
 import math
@@ -17,133 +21,116 @@ from onnx import TensorProto, compose, helper, numpy_helper, parser
 
 from softrisk_core.diagnostics import DIAGNOSTICS
 from softrisk_core.manifest import OUTPUTS, Nonconformity
-from softrisk_export.onnx_edit import strip_notes
+from softrisk_export.onnx_edit import prune, rename, strip_notes
 
 OLDEST_OPSET: Final = 13
 """The tails need at least this opset of the head."""
 
+CLASSIFIER_PREFIX: Final = "classifier/"
 DIAGNOSTICS_PREFIX: Final = "softrisk/diagnostics/"
 RISK_PREFIX: Final = "softrisk/risk/"
 
 DIAGNOSTICS_OUTPUTS: Final = ("logits", "probabilities", "label", *DIAGNOSTICS)
-RISK_OUTPUTS: Final = tuple(name for name in OUTPUTS if name not in DIAGNOSTICS_OUTPUTS)
 
 _DIAGNOSTICS_TAIL: Final = """
-diagnostics (float[batch, classes] head) => (
-    float[batch, classes] logits, float[batch, classes] probabilities, int64[batch] label,
+diagnostics (float[batch, classes] logits) => (
+    float[batch, classes] probabilities, int64[batch] label,
     float[batch] top2_gap, float[batch] logit_gap, float[batch] dispersion, float[batch] softmax_dispersion,
     float[batch] complement_entropy, float[batch] max_logit, float[batch] energy, float[batch] entropy
 ) {
-    logits = Cast <to = 1> (head)
+    probabilities = Softmax <axis = 1> (logits)
 
     # TopK puts the lower index first among equals, as argmax does.
     top_logits, top_labels = TopK <axis = 1> (logits, two)
-    first, second = Split <axis = 1> (top_logits, one_each)
-    first_label, second_label = Split <axis = 1> (top_labels, one_each)
-    label = Squeeze (first_label, class_axis)
-    max_logit = Squeeze (first, class_axis)
-    gap = Sub (first, second)
-    logit_gap = Squeeze (gap, class_axis)
+    label = Gather <axis = 1> (top_labels, first)
+    max_logit = Gather <axis = 1> (top_logits, first)
+    second_logit = Gather <axis = 1> (top_logits, second)
+    second_column = Gather <axis = 1> (top_logits, second_only)
+    logit_gap = Sub (max_logit, second_logit)
 
-    # N, the classes other than the label, relative to the largest of them; the label itself is masked with 0.
-    is_label = Equal (class_indices, first_label)
-    shifted = Sub (logits, second)
-    below = Where (is_label, zero, shifted)
-    exp_shifted = Exp (shifted)
-    exp_below = Where (is_label, zero, exp_shifted)
-    sum_below = ReduceSum (exp_below, class_axis)
+    # N, the classes other than the label, relative to the largest of them. The label is cut down to that largest one,
+    # so that it counts as a further 0 here and as a further 1 below; `of_label` takes it out of the sums again.
+    shifted = Sub (logits, second_column)
+    below = Min (shifted, zero)
+    exp_below = Exp (below)
+    exp_times_below = Mul (exp_below, below)
+    weighted_below = ReduceSum <keepdims = 0> (exp_times_below, layer_and_class)
 
-    # With x = exp(-gap) sum_below the first probability is 1 / (1 + x), the second exp(-gap) / (1 + x).
-    minus_gap = Neg (gap)
-    exp_minus_gap = Exp (minus_gap)
-    x = Mul (exp_minus_gap, sum_below)
-    partition = Add (one, x)
-    # log(1 + x) = x log(u) / (u - 1) with u = 1 + x as rounded: exact where log(u) alone would lose all of x.
-    log_of_rounded = Log (partition)
-    rounded_x = Sub (partition, one)
-    is_small = Equal (rounded_x, zero)
-    correction = Div (x, rounded_x)
-    corrected = Mul (log_of_rounded, correction)
-    log_partition = Where (is_small, x, corrected)
-    energy_column = Add (first, log_partition)
-    energy = Squeeze (energy_column, class_axis)
+    # Both dispersions at once, a layer for each. At least half of a sum of squares stays when the label leaves it,
+    # because the largest of N has the same deviation.
+    layers = Concat <axis = 0> (below, exp_below)
+    sums_with_label = ReduceSum <keepdims = 0> (layers, class_axis)
+    sums = Sub (sums_with_label, of_label)
+    means = Mul (sums, one_of_others)
+    means_of_layers = Unsqueeze (means, class_axis)
+    deviations = Sub (layers, means_of_layers)
+    squares = Mul (deviations, deviations)
+    squares_with_label = ReduceSum <keepdims = 0> (squares, class_axis)
+    deviation_of_label = Sub (of_label, means)
+    square_of_label = Mul (deviation_of_label, deviation_of_label)
+    sums_of_squares = Sub (squares_with_label, square_of_label)
+    distances = Sqrt (sums_of_squares)
+    standard_deviations = Mul (distances, one_of_root_of_others)
+    dispersion = Gather <axis = 0> (standard_deviations, first)
+    exp_distance = Gather <axis = 0> (distances, second)
+    sum_below = Gather <axis = 0> (sums, second)
+
+    # The first probability is 1 / (1 + x) with x = sum_below / exp(gap).
+    log_sum_below = Log (sum_below)
+    log_x = Sub (log_sum_below, logit_gap)
+    log_partition = Softplus (log_x)
+    energy = Add (max_logit, log_partition)
+    minus_log_partition = Neg (log_partition)
+    first_probability = Exp (minus_log_partition)
+    exp_gap = Exp (logit_gap)
+    second_probability = Div (first_probability, exp_gap)
+    softmax_dispersion = Mul (second_probability, exp_distance)
 
     # p1 - p2 = tanh(gap / 2) (p1 + p2), which keeps small gaps.
-    second_probability = Div (exp_minus_gap, partition)
-    first_probability = Div (one, partition)
     top_two = Add (first_probability, second_probability)
-    half_gap = Mul (gap, half)
+    half_gap = Mul (logit_gap, half)
     tanh_half_gap = Tanh (half_gap)
-    top2_gap_column = Mul (tanh_half_gap, top_two)
-    top2_gap = Squeeze (top2_gap_column, class_axis)
+    top2_gap = Mul (tanh_half_gap, top_two)
 
-    total_below = ReduceSum (below, class_axis)
-    mean_below = Div (total_below, others)
-    difference = Sub (below, mean_below)
-    deviation = Where (is_label, zero, difference)
-    deviation_squared = Mul (deviation, deviation)
-    sum_of_squares = ReduceSum <keepdims = 0> (deviation_squared, class_axis)
-    variance = Div (sum_of_squares, others)
-    dispersion = Sqrt (variance)
+    # Entropy is log(1 + x) + p2 sum over N of exp(below) (gap - below): no term is negative.
+    gap_of_all = Mul (sum_below, logit_gap)
+    surprise_below = Sub (gap_of_all, weighted_below)
+    surprise = Mul (second_probability, surprise_below)
+    entropy = Add (log_partition, surprise)
 
-    mean_exp = Div (sum_below, others)
-    exp_difference = Sub (exp_below, mean_exp)
-    exp_deviation = Where (is_label, zero, exp_difference)
-    exp_deviation_squared = Mul (exp_deviation, exp_deviation)
-    exp_sum_of_squares = ReduceSum (exp_deviation_squared, class_axis)
-    exp_distance = Sqrt (exp_sum_of_squares)
-    softmax_dispersion_column = Mul (second_probability, exp_distance)
-    softmax_dispersion = Squeeze (softmax_dispersion_column, class_axis)
-
-    log_sum_below = Log (sum_below)
-    exp_times_below = Mul (exp_below, below)
-    weighted_below = ReduceSum (exp_times_below, class_axis)
     mean_log = Div (weighted_below, sum_below)
     entropy_below = Sub (log_sum_below, mean_log)
-    ratio = Div (entropy_below, largest_entropy)
-    # A single other class has no entropy: 1 by definition.
-    defined_ratio = Where (is_binary, one, ratio)
-    not_negative = Max (defined_ratio, zero)
-    complement_entropy_column = Min (not_negative, one)
-    complement_entropy = Squeeze (complement_entropy_column, class_axis)
-
-    probabilities = Softmax <axis = 1> (logits)
-    relative = Sub (logits, first)
-    weighted = Mul (probabilities, relative)
-    weighted_sum = ReduceSum (weighted, class_axis)
-    entropy_column = Sub (log_partition, weighted_sum)
-    entropy_not_negative = Max (entropy_column, zero)
-    entropy = Squeeze (entropy_not_negative, class_axis)
+    ratio = Mul (entropy_below, one_of_largest_entropy)
+    complement_entropy = Clip (ratio, least_ratio, one)
 }
 """
 
-# rank = 1 + #{calibration ≥ score} = n + 1 − #{calibration < score}. Each row of `blocks` holds the next √n of the
-# ascending scores, the last one filled up with +∞, which is below nothing; `pivots` are the largest of each row.
-# Counting pivots finds the row, counting inside it the rank: exact, with 2 √n comparisons.
+# rank = 1 + #{calibration ≥ score}. Each row of `blocks` holds the next √n of the descending scores, the last one
+# filled up with NaN, which no comparison holds for; `pivots` are the smallest of each row but the last. Counting pivots
+# finds the row, counting inside it the rank: exact, with 2 √n comparisons. A score that is no number is ≤ none: rank 1,
+# the strangest.
 _RISK_TAIL: Final = """
 risk (float[batch] diagnostic) => (
     float[batch] nonconformity, int64[batch] rank, float[batch] p_value, float[batch] risk_score, bool[batch] flagged
 ) {
     nonconformity = Mul (diagnostic, sign)
-    # No number is stranger than every number: rank 1.
-    is_missing = IsNaN (nonconformity)
-    score = Where (is_missing, infinity, nonconformity)
-    score_column = Unsqueeze (score, last_axis)
+    score = Unsqueeze (nonconformity, last_axis)
 
-    pivot_is_below = Less (pivots, score_column)
-    pivot_counts = Cast <to = 7> (pivot_is_below)
-    block = ReduceSum <keepdims = 0> (pivot_counts, last_axis)
-    members = Gather <axis = 0> (blocks, block)
-    member_is_below = Less (members, score_column)
-    member_counts = Cast <to = 7> (member_is_below)
-    inside = ReduceSum <keepdims = 0> (member_counts, last_axis)
-    before = Mul (block, block_size)
-    below = Add (before, inside)
+    # Counted as floats, which runtimes add fastest: exact for counts of √n.
+    pivot_is_above = GreaterOrEqual (pivots, score)
+    pivot_counts = Cast <to = 1> (pivot_is_above)
+    rows_above = ReduceSum <keepdims = 0> (pivot_counts, last_axis)
+    row = Cast <to = 7> (rows_above)
+    members = Gather <axis = 0> (blocks, row)
+    member_is_above = GreaterOrEqual (members, score)
+    member_counts = Cast <to = 1> (member_is_above)
+    members_above = ReduceSum <keepdims = 0> (member_counts, last_axis)
+    inside = Cast <to = 7> (members_above)
 
-    rank = Sub (ranks, below)
+    first_rank = Gather <axis = 0> (first_ranks, row)
+    rank = Add (first_rank, inside)
     rank_as_float = Cast <to = 1> (rank)
-    ranks_as_float = Cast <to = 1> (ranks)
-    p_value = Div (rank_as_float, ranks_as_float)
+    p_value = Div (rank_as_float, ranks)
     risk_score = Sub (one, p_value)
     flagged = LessOrEqual (rank, rank_limit)
 }
@@ -160,29 +147,34 @@ def with_diagnostics(head: onnx.ModelProto, classes: int) -> onnx.ModelProto:
     Returns:
         A new model with the outputs `DIAGNOSTICS_OUTPUTS`.
     """
-    # The head's own names make way: one of its values may be called like an output of ours.
-    inputs = {value.name for value in head.graph.input}
-    model = compose.add_prefix(head, "classifier/", rename_inputs=bool(inputs & set(OUTPUTS)))
+    others = classes - 1
     constants = {
-        "zero": np.float32(0),
+        "first": np.int64(0),
+        "second": np.int64(1),
+        "second_only": np.array([1]),
+        "two": np.array([2]),
+        "class_axis": np.array([2]),
+        "layer_and_class": np.array([0, 2]),
+        # Its three axes make `below` a layer.
+        "zero": np.zeros((1, 1, 1), np.float32),
+        "of_label": np.array([[0], [1]], np.float32),
+        "one_of_others": np.float32(1 / others),
+        "one_of_root_of_others": np.float32(1 / math.sqrt(others)),
         "half": np.float32(0.5),
         "one": np.float32(1),
-        "two": np.array([2]),
-        "one_each": np.array([1, 1]),
-        "class_axis": np.array([1]),
-        "class_indices": np.arange(classes)[None],
-        "others": np.float32(classes - 1),
-        "is_binary": np.bool_(classes == 2),
-        # With one other class its quotient is not used.
-        "largest_entropy": np.float32(math.log(max(classes - 1, 2))),
+        # A single other class has no entropy: 1 by definition.
+        "one_of_largest_entropy": np.float32(1 / math.log(max(others, 2))),
+        "least_ratio": np.float32(1 if others == 1 else 0),
     }
+    model = onnx.ModelProto()
+    model.CopyFrom(_with_names_of_its_own(head))
     strip_notes(model.graph)
-    logits = model.graph.output[0].name
+    rename(model.graph, model.graph.output[0].name, "logits")
     del model.graph.output[:]
-    _append(model, _DIAGNOSTICS_TAIL, constants, DIAGNOSTICS_PREFIX, source={"head": logits})
-    for name in ("logits", "probabilities"):
-        output = next(value for value in model.graph.output if value.name == name)
-        output.type.tensor_type.shape.dim[1].dim_value = classes
+    model.graph.output.append(helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", classes]))
+    _append(model, _DIAGNOSTICS_TAIL, constants, DIAGNOSTICS_PREFIX, source={"logits": "logits"})
+    probabilities = next(value for value in model.graph.output if value.name == "probabilities")
+    probabilities.type.tensor_type.shape.dim[1].dim_value = classes
     return model
 
 
@@ -203,19 +195,19 @@ def with_risk(
     n = scores.size
     block_size = math.isqrt(n - 1) + 1
     rows = -(-n // block_size)
-    blocks = np.full((rows, block_size), np.inf, np.float32)
-    blocks.flat[:n] = scores
+    blocks = np.full((rows, block_size), np.nan, np.float32)
+    blocks.flat[:n] = scores[::-1]
+    pivots = blocks[:, -1].copy()
     # The last row is the answer whenever no other is.
-    pivots = np.append(blocks[:-1, -1], np.float32(np.inf)).astype(np.float32)
+    pivots[-1] = np.nan
     constants = {
         "sign": np.float32(nonconformity.sign),
-        "infinity": np.float32(np.inf),
         "one": np.float32(1),
         "last_axis": np.array([1]),
         "pivots": pivots[None],
         "blocks": blocks,
-        "block_size": np.int64(block_size),
-        "ranks": np.int64(n + 1),
+        "first_ranks": 1 + block_size * np.arange(rows),
+        "ranks": np.float32(n + 1),
         "rank_limit": np.int64(limit),
     }
     sealed = onnx.ModelProto()
@@ -224,18 +216,25 @@ def with_risk(
     return sealed
 
 
-def without_risk(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Take off what `with_risk` appended."""
-    bare = onnx.ModelProto()
-    bare.CopyFrom(model)
-    for field in (bare.graph.node, bare.graph.initializer):
-        kept = [item for item in field if not item.name.startswith(RISK_PREFIX)]
-        del field[:]
-        field.extend(kept)
-    outputs = [value for value in bare.graph.output if value.name not in RISK_OUTPUTS]
-    del bare.graph.output[:]
-    bare.graph.output.extend(outputs)
-    return bare
+def classifier(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Take off what `with_diagnostics` and `with_risk` appended: a graph with the one output `logits`."""
+    head = onnx.ModelProto()
+    head.CopyFrom(model)
+    logits = next(value for value in model.graph.output if value.name == "logits")
+    prune(head.graph, logits.name)
+    head.graph.output[0].CopyFrom(logits)
+    return head
+
+
+def _with_names_of_its_own(head: onnx.ModelProto) -> onnx.ModelProto:
+    """Let the names of a head make way: one of its values may be called like an output of ours."""
+    inputs = {value.name for value in head.graph.input}
+    collides = bool(inputs & set(OUTPUTS))
+    names = {name for node in head.graph.node for name in node.output if name}
+    names |= {weights.name for weights in head.graph.initializer}
+    if not collides and all(name.startswith(CLASSIFIER_PREFIX) for name in names - {"logits"}):
+        return head  # it comes from a graph of ours
+    return compose.add_prefix(head, CLASSIFIER_PREFIX, rename_inputs=collides)
 
 
 def opset(model: onnx.ModelProto) -> int:

@@ -68,11 +68,12 @@ def consumed(node: onnx.NodeProto) -> set[str]:
 
 
 def rename(graph: onnx.GraphProto, old: str, new: str) -> None:
-    """Let every node, in subgraphs too, read another value."""
+    """Give a value another name wherever a node, in subgraphs too, writes or reads it."""
     for node in graph.node:
-        inputs = [new if name == old else name for name in node.input]
-        del node.input[:]
-        node.input.extend(inputs)
+        for values in (node.input, node.output):
+            names = [new if name == old else name for name in values]
+            del values[:]
+            values.extend(names)
         for subgraph in _subgraphs(node):
             rename(subgraph, old, new)
 

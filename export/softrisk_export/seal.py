@@ -23,7 +23,7 @@ from softrisk_export.calibrate import calibration_arrays, calibration_facts
 from softrisk_export.graph import opset, with_risk
 from softrisk_export.runtime import Outputs, Runner
 from softrisk_export.source import CleanRows, Source, check_shape
-from softrisk_export.verify import check_calibration, check_parity
+from softrisk_export.verify import check_calibration, check_parity, replay_tolerance
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,14 @@ def seal(
     arrays = calibration_arrays(outputs, nonconformity, rows=digest_rows(rows.inputs), seen_rows=source.seen_rows)
     facts = calibration_facts(arrays, alpha, rows.data)
     model = with_risk(source.model, nonconformity, arrays.scores, limit)
+    tolerance = replay_tolerance(source.facts.precision, outputs["logits"])
     tools = {**source.tools, **_tools()}
     _describe(model, name, nonconformity, facts, tools)
 
     with repository.new_version(name) as draft:
         onnx.save_model(model, draft.folder / MODEL)
         run = Runner((draft.folder / MODEL).read_bytes())
-        parity = check_parity(run, source.logits, rows.inputs, source.difference)
+        parity = check_parity(run, source.logits, rows.inputs, source.difference, tolerance)
         check_calibration(_over(run, rows.inputs, "checking the finished graph"), arrays, limit)
         arrays.write(draft.folder / CALIBRATION)
         golden = rows.inputs[np.arange(GOLDEN_ROWS) % len(rows.inputs)]

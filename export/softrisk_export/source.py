@@ -65,6 +65,11 @@ class CleanRows:
             replace(clean, labels=data.labels[chosen], classes=data.classes) if isinstance(data, ImageData) else clean
         )
 
+    def at(self, rows: NDArray[np.int64]) -> "CleanRows":
+        """Some of the rows."""
+        labels = None if self.labels is None else self.labels[rows]
+        return replace(self, inputs=self.inputs[rows], labels=labels)
+
     def accuracy(self, predicted: NDArray[np.int64], classes: tuple[str, ...]) -> float | None:
         """Share of right predictions, in [0, 1].
 

@@ -5,11 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
 
 from softrisk_core.conformal import rank_limit, ranks, smallest_alpha
 from softrisk_core.diagnostics import DIAGNOSTICS, diagnose, softmax
 from softrisk_core.manifest import OUTPUTS, Nonconformity
-from softrisk_export.graph import float_input, opset, with_diagnostics, with_risk, without_risk
+from softrisk_export.graph import classifier, float_input, opset, with_diagnostics, with_risk
 from softrisk_export.runtime import Outputs, Runner
 
 LOW_GAP = Nonconformity(diagnostic="logit_gap", strange="low")
@@ -138,9 +139,47 @@ def test_outputs_are_those_of_the_format_on_any_opset(version: int) -> None:
     assert shapes == {"logits": (3, 4), "probabilities": (3, 4)}
 
 
-def test_the_risk_comes_off_again() -> None:
-    model = with_diagnostics(logits_graph(4), 4)
-    assert without_risk(with_risk(model, LOW_GAP, np.arange(50, dtype=np.float32), 2)) == model
+@pytest.mark.parametrize("version", [13, 18])
+def test_the_file_means_the_same_by_the_standard(version: int) -> None:
+    """ONNX's reference implementation knows nothing of onnxruntime: neither its operators nor its liberties."""
+    generator = np.random.default_rng(version)
+    scores = np.sort(-generator.exponential(2, 700).astype(np.float32))
+    model = with_risk(with_diagnostics(logits_graph(6, version), 6), LOW_GAP, scores, 35)
+    assert {node.domain for node in model.graph.node} == {""}
+    logits = generator.normal(0, 3, (20, 6)).astype(np.float32)
+    expected = Runner(model)(logits)
+    found = ReferenceEvaluator(model).run(None, {"x": logits})
+    for (name, values), others in zip(expected.items(), found, strict=True):
+        np.testing.assert_allclose(others, values, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_the_tails_come_off_again() -> None:
+    diagnosed = with_diagnostics(logits_graph(4), 4)
+    finished = with_risk(diagnosed, LOW_GAP, np.arange(50, dtype=np.float32), 2)
+    head = classifier(finished)
+    assert [output.name for output in head.graph.output] == ["logits"]
+    assert len(head.graph.node) == len(logits_graph(4).graph.node)
+    # Put on again, they leave no trace of the first time.
+    assert with_diagnostics(head, 4) == diagnosed
+
+
+@pytest.mark.parametrize("gap", [1e-6, 1e-3, 1.0, 12.0, 27.6, 40.0, 80.0])
+def test_diagnostics_keep_their_relative_accuracy(gap: float) -> None:
+    # From a hardly decided prediction to one at 1 − 1e-12 and beyond.
+    logits = np.array([[gap, 0, -0.5, -3, -1.25]], np.float32)
+    outputs, expected = run_diagnostics(logits), diagnose(logits)
+    for name in DIAGNOSTICS:
+        np.testing.assert_allclose(outputs[name], expected[name], rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("classes", [3, 10, 1000])
+def test_an_outlier_among_the_others_costs_no_accuracy(classes: int) -> None:
+    # A second class far above the rest dominates their sums, and must not drown their spread.
+    logits = np.random.default_rng(0).normal(size=(8, classes)).astype(np.float32)
+    logits[:, 0], logits[:, 1] = 5000, 4990
+    outputs, expected = run_diagnostics(logits), diagnose(logits)
+    for name in ("dispersion", "softmax_dispersion"):
+        np.testing.assert_allclose(outputs[name], expected[name], rtol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize(("entry", "value"), [("x", "label"), ("logits", "rank"), ("softrisk", "zero")])
