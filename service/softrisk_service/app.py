@@ -13,6 +13,7 @@ from softrisk_core import __version__
 from softrisk_service import problems
 from softrisk_service.access import Recorder, RecordRequests
 from softrisk_service.engine import Engine
+from softrisk_service.exchange import Shortcut
 from softrisk_service.exposition import render
 from softrisk_service.inference import Inference
 from softrisk_service.openapi import describe
@@ -22,7 +23,6 @@ from softrisk_service.routes.repository import repository_routes
 from softrisk_service.routes.v1 import v1_routes
 from softrisk_service.routes.v2 import v2_routes
 from softrisk_service.settings import Settings
-from softrisk_service.shortcut import Shortcut
 from softrisk_service.siblings import Siblings
 
 

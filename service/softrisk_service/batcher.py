@@ -12,12 +12,13 @@ All state belongs to the event loop; only `_run` happens in the lane's thread.
 """
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Final, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,105 +29,17 @@ from softrisk_service.lane import Done, Lane
 from softrisk_service.metrics import ModelMetrics
 from softrisk_service.outcome import Batch, Inputs, Outputs, Rows
 from softrisk_service.runtime import Runtime, finite_rows
+from softrisk_service.tickets import Outcome, Ticket, Whole
 from softrisk_service.values import check_values, valid
 
-Outcome = Rows | Exception
+_TOO_LATE: Final = "the server is overloaded, the answer was not there in time; try again"
 
+_LONG_RUN: Final = 2e-3
+"""After longer runs the next one begins at once, with whatever waits by then, or cores would be idle for a turn of the
+event loop; after shorter ones a turn is better spent collecting, since larger batches cost less."""
 
-class _Queue(Protocol):
-    """Where a ticket waits."""
-
-    def free(self, ticket: "Ticket") -> None:
-        """Give its places back."""
-
-
-class Ticket:
-    """A request in the queue; subclasses say what becomes of its outcome.
-
-    Attributes:
-        inputs: By name, each (B, …) with the same B ≥ 1, of the model's shapes.
-        rows: B.
-        since: When it was queued, on the clock of `time.perf_counter`.
-        deadline: When an outcome is too late.
-        queue: Where it waits; None as soon as it does not.
-        is_open: Whether somebody waits for the outcome.
-    """
-
-    __slots__ = ("deadline", "inputs", "is_open", "queue", "rows", "since")
-
-    def enter(self, queue: _Queue, inputs: Inputs, rows: int, since: float, deadline: float) -> None:
-        """Begin to wait."""
-        self.queue: _Queue | None = queue
-        self.inputs = inputs
-        self.rows = rows
-        self.since = since
-        self.deadline = deadline
-        self.is_open = True
-
-    def deliver(self, outcome: Outcome) -> None:
-        """Take the outcome, once, in the event loop.
-
-        Args:
-            outcome: The request's rows of a batch; or an `InvalidInputError` if its values are not valid for the
-                model, or the model answers them with NaN or infinity, a `DeadlineError`, a `NotReadyError`, or what
-                running the model raised.
-        """
-        raise NotImplementedError
-
-    def settle(self, outcome: Outcome) -> None:
-        """Deliver the outcome, unless one was delivered before or nobody waits."""
-        if self.is_open:
-            self.withdraw()
-            self.deliver(outcome)
-
-    def withdraw(self) -> None:
-        """Tell that nobody waits any more; nothing will be delivered."""
-        self.is_open = False
-        if self.queue is not None:
-            self.queue.free(self)
-
-
-class _Part(Ticket):
-    """A piece of a request that is larger than a batch."""
-
-    __slots__ = ("_index", "_whole")
-
-    def __init__(self, whole: "_Whole", index: int) -> None:
-        self._whole = whole
-        self._index = index
-
-    def deliver(self, outcome: Outcome) -> None:
-        self._whole.collect(self._index, outcome)
-
-
-class _Whole:
-    """Puts the pieces of a request together."""
-
-    def __init__(self, ticket: Ticket, count: int) -> None:
-        self._ticket = ticket
-        self._rows: list[Rows | None] = [None] * count
-        self.parts = [_Part(self, index) for index in range(count)]
-
-    def collect(self, index: int, outcome: Outcome) -> None:
-        """Take the outcome of a piece."""
-        if isinstance(outcome, Exception):
-            self.withdraw()
-            self._ticket.settle(outcome)
-            return
-        self._rows[index] = outcome
-        found = [rows for rows in self._rows if rows is not None]
-        if len(found) == len(self._rows):
-            self._ticket.settle(_joined(found))
-
-    def free(self, ticket: Ticket) -> None:
-        """Withdraw what is left if the whole request is, as its queue."""
-        ticket.queue = None
-        self.withdraw()
-
-    def withdraw(self) -> None:
-        """Run none of the pieces that are left."""
-        for part in self.parts:
-            part.withdraw()
+_WORTH: Final = 0.5
+"""Share of the deadline for which instances may have to wait; the rest is for what the measured times do not know."""
 
 
 @dataclass(frozen=True)
@@ -136,8 +49,23 @@ class _Run:
     tickets: Sequence[Ticket]
     outcomes: Sequence[Outcome]
     outputs: Outputs | None
-    finite: NDArray[np.bool_] | None
+    answered: NDArray[np.bool_] | None
     seconds: float
+
+
+@dataclass(frozen=True)
+class QueueLimits:
+    """How much may wait for a model.
+
+    Attributes:
+        instances: Most of them.
+        bytes: Most bytes of their inputs.
+        deadline_seconds: Time that requests usually have: more than can be run in half of it are not let wait.
+    """
+
+    instances: int
+    bytes: int
+    deadline_seconds: float
 
 
 class Batcher:
@@ -148,20 +76,28 @@ class Batcher:
         metrics: Where they are counted.
         specs: The model's inputs.
         lane: Where it runs if its runs are long.
-        queue_size: Most instances waiting or running.
+        limits: How much may wait.
+
+    Attributes:
+        spent: Seconds of the lane that its batches took.
+        usual: Seconds that its last batch took there.
     """
 
     def __init__(
-        self, runtime: Runtime, metrics: ModelMetrics, *, specs: Sequence[InputSpec], lane: Lane, queue_size: int
+        self, runtime: Runtime, metrics: ModelMetrics, *, specs: Sequence[InputSpec], lane: Lane, limits: QueueLimits
     ) -> None:
         self.spent = 0.0
+        self.usual = 0.0
         self._runtime = runtime
         self._metrics = metrics
         self._specs = specs
         self._lane = lane
         self._batch_size = runtime.plan.batch_size
         self._inline_size = runtime.plan.inline_size
-        self._queue_size = queue_size
+        self._most = limits.instances
+        row_bytes = sum(4 * math.prod(spec.instance_shape) for spec in specs)
+        in_time = _WORTH * limits.deadline_seconds / runtime.plan.row_seconds
+        self._room = max(1, min(limits.instances, limits.bytes // row_bytes, int(in_time)))
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[Ticket] = deque()
         self._running: set[Ticket] = set()
@@ -170,6 +106,7 @@ class Batcher:
         self._in_lane = 0
         self._closed = False
         self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = 0.0
         metrics.watch_queue(self)
 
     @property
@@ -184,7 +121,8 @@ class Batcher:
             QueueFullError: If the queue is full.
             NotReadyError: If the server is shutting down.
         """
-        self._admit(1)
+        if self._closed or self._rows >= self._room:
+            self._refuse(1)
 
     def submit(self, ticket: Ticket, inputs: Inputs, deadline: float) -> None:
         """Queue a request.
@@ -199,7 +137,9 @@ class Batcher:
             NotReadyError: If the server is shutting down.
         """
         rows = len(next(iter(inputs.values())))
-        self._admit(rows)
+        # An empty queue takes a request of any size.
+        if self._closed or self._rows + rows > (self._room if self._rows else self._most):
+            self._refuse(rows)
         self._rows += rows
         now = time.perf_counter()
         if rows <= self._batch_size:
@@ -207,14 +147,18 @@ class Batcher:
             self._waiting.append(ticket)
         else:
             self._cut(ticket, inputs, rows, now, deadline)
-        if self._alarm is None:
-            self._alarm = self._loop.call_later(deadline - now, self._expire)
-        if not self._in_lane or (self._in_lane == 1 and self._rows >= self._batch_size):
+        if self._alarm is None or deadline < self._alarm_at:
+            self._set_alarm(deadline, now)
+        if self._rows >= self._batch_size > self._inline_size:
+            self._lane.enter(self)  # at once: more would not make the batch better
+        elif not self._in_lane:
             self._schedule()
+        elif len(self._waiting) == 1 and self.usual > _LONG_RUN:
+            self._lane.enter(self)  # as soon as the running batch ends
 
     def _cut(self, ticket: Ticket, inputs: Inputs, rows: int, now: float, deadline: float) -> None:
         size = self._batch_size
-        whole = _Whole(ticket, -(-rows // size))
+        whole = Whole(ticket, -(-rows // size))
         ticket.enter(whole, inputs, rows, now, deadline)
         for index, part in enumerate(whole.parts):
             start, stop = index * size, min((index + 1) * size, rows)
@@ -236,10 +180,16 @@ class Batcher:
         self._rows -= ticket.rows
 
     def waits(self) -> bool:
-        """Whether requests wait."""
-        while self._waiting and not self._waiting[0].is_open:
-            self._waiting.popleft()
+        """Whether requests wait; those that are, or would be, too late are told so and do not."""
+        now = time.perf_counter()
+        while self._waiting and not self._is_in_time(self._waiting[0], now):
+            self._waiting.popleft().settle(DeadlineError(_TOO_LATE))
         return bool(self._waiting)
+
+    def _is_in_time(self, ticket: Ticket, now: float) -> bool:
+        # Not what is left of a short deadline, but of one that is mostly used up.
+        needed = min(2 * self.usual, (ticket.deadline - ticket.since) / 2)
+        return ticket.is_open and ticket.deadline - now > needed
 
     def fills_a_batch(self) -> bool:
         """Whether as many instances wait as a batch may have."""
@@ -260,11 +210,10 @@ class Batcher:
 
         return run
 
-    def _admit(self, rows: int) -> None:
+    def _refuse(self, rows: int) -> NoReturn:
         if self._closed:
             raise NotReadyError("the server is shutting down")
-        if self._rows + rows > self._queue_size:
-            raise QueueFullError(f"{self._rows} instances are waiting, {rows} more do not fit in the queue; try again")
+        raise QueueFullError(f"{self._rows} instances are waiting, {rows} more do not fit in the queue; try again")
 
     def _schedule(self) -> None:
         if self._waiting and not self._scheduled:
@@ -295,18 +244,18 @@ class Batcher:
 
     def _run(self, batch: Sequence[Ticket]) -> list[_Run]:
         start = time.perf_counter()
-        inputs = _together(batch)
         try:
+            inputs = _together(batch)
             if not all(valid(inputs[spec.name], spec) for spec in self._specs):
                 return self._run_valid(batch)
             outputs = self._runtime.run(inputs)
-        except Exception as error:  # whatever onnxruntime raises
+            outcomes, answered = _apart(outputs, finite_rows(outputs), batch)
+            return [_Run(batch, outcomes, outputs, answered, time.perf_counter() - start)]
+        except Exception as error:  # whatever onnxruntime raises, or no memory
             if len(batch) > 1:
                 # One of them may be at fault: each for itself, so that only that one fails.
                 return [run for ticket in batch for run in self._run([ticket])]
             return [_Run(batch, [error], None, None, time.perf_counter() - start)]
-        finite = finite_rows(outputs)
-        return [_Run(batch, _apart(outputs, finite, batch), outputs, finite, time.perf_counter() - start)]
 
     def _run_valid(self, batch: Sequence[Ticket]) -> list[_Run]:
         """Run those that the model was made for."""
@@ -318,21 +267,33 @@ class Batcher:
 
     def _finish(self, runs: list[_Run]) -> None:
         for run in runs:
-            self.spent += run.seconds
             self._running.difference_update(run.tickets)
             for ticket, outcome in zip(run.tickets, run.outcomes, strict=True):
-                ticket.settle(outcome)
+                self._settle(ticket, outcome)
             if run.outputs is not None:
-                self._metrics.count_batch(run.outputs, run.finite, run.seconds)
+                self._metrics.count_batch(run.outputs, run.answered, run.seconds)
+
+    def _settle(self, ticket: Ticket, outcome: Outcome) -> None:
+        try:
+            ticket.settle(outcome)
+        except Exception as error:  # of one caller must not cost the others their answers
+            self._loop.call_exception_handler({"message": "an outcome could not be delivered", "exception": error})
+
+    def _set_alarm(self, deadline: float, now: float) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm_at = deadline
+        self._alarm = self._loop.call_later(deadline - now, self._expire)
 
     def _expire(self) -> None:
         """Answer what is overdue, and set the alarm for what will be next."""
+        self._alarm = None
         now = time.perf_counter()
         for ticket in [*self._waiting, *self._running]:
             if ticket.deadline <= now:
-                ticket.settle(DeadlineError("the server is overloaded, the answer was not there in time; try again"))
-        left = [ticket.deadline for ticket in (*self._waiting, *self._running) if ticket.is_open]
-        self._alarm = self._loop.call_later(min(left) - now, self._expire) if left else None
+                self._settle(ticket, DeadlineError(_TOO_LATE))
+        if left := [ticket.deadline for ticket in (*self._waiting, *self._running) if ticket.is_open]:
+            self._set_alarm(min(left), now)
 
 
 def _together(batch: Sequence[Ticket]) -> Inputs:
@@ -350,22 +311,19 @@ def _fault(inputs: Inputs, specs: Sequence[InputSpec]) -> InvalidInputError | No
     return None
 
 
-def _apart(outputs: Outputs, finite: NDArray[np.bool_] | None, batch: Sequence[Ticket]) -> list[Outcome]:
+def _apart(
+    outputs: Outputs, finite: NDArray[np.bool_] | None, batch: Sequence[Ticket]
+) -> tuple[list[Outcome], NDArray[np.bool_] | None]:
+    """The outcomes of the requests, and which rows are answered; None for all."""
     whole = Batch(outputs, outputs["rank"].tolist())
     outcomes: list[Outcome] = []
     start = 0
     for ticket in batch:
         stop = start + ticket.rows
         if finite is not None and not finite[start:stop].all():
+            finite[start:stop] = False
             outcomes.append(InvalidInputError("the model answers this input with values that are not finite"))
         else:
             outcomes.append(Rows(whole, start, stop))
         start = stop
-    return outcomes
-
-
-def _joined(parts: list[Rows]) -> Rows:
-    pieces = [part.outputs for part in parts]
-    outputs = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
-    ranks = [rank for part in parts for rank in part.ranks]
-    return Rows(Batch(outputs, ranks), 0, len(ranks))
+    return outcomes, finite

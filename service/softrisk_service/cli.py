@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from softrisk_service.errors import ConfigurationError
-from softrisk_service.loading import check_repository
+from softrisk_service.listing import check_repository
 from softrisk_service.logs import configure_logs
 from softrisk_service.settings import Settings
 from softrisk_service.sockets import listen

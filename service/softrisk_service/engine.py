@@ -6,7 +6,7 @@ from typing import Literal
 import structlog
 
 from softrisk_core.repository import Repository
-from softrisk_service.batcher import Batcher
+from softrisk_service.batcher import Batcher, QueueLimits
 from softrisk_service.catalogue import Catalogue, ServedVersion, VersionStatus
 from softrisk_service.errors import NotReadyError, RepositoryError
 from softrisk_service.lane import Lane
@@ -228,9 +228,9 @@ class Engine:
     def _start(self, loaded: Loaded) -> ServedVersion:
         manifest, policy, runtime = loaded.manifest, loaded.policy, loaded.runtime
         metrics = ModelMetrics(self.metrics, manifest, policy, runtime.provider)
-        batcher = Batcher(
-            runtime, metrics, specs=manifest.inputs, lane=self._lane, queue_size=self._settings.queue_size
-        )
+        settings = self._settings
+        limits = QueueLimits(settings.queue_size, settings.max_bodies_bytes, settings.deadline_seconds)
+        batcher = Batcher(runtime, metrics, specs=manifest.inputs, lane=self._lane, limits=limits)
         return ServedVersion(manifest, policy, batcher, metrics, runtime.provider)
 
     def _complain(self, complaint: str | None) -> None:

@@ -9,7 +9,7 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, ProcessCollector, disable_created_metrics
 
 from softrisk_service.channel import Channel
-from softrisk_service.errors import ChannelClosedError
+from softrisk_service.errors import ChannelClosedError, ChannelError
 from softrisk_service.exposition import Snapshot, merge, render_snapshot, snapshot, totals
 
 ANSWER_SECONDS = 1.0
@@ -25,15 +25,19 @@ class Member:
     Attributes:
         process: It.
         channel: To it.
+        late: Whether it takes no connection before its models are loaded.
         listens: Whether it takes connections.
         loaded: Whether its models are loaded, some of them at least.
+        settled: Set when they are, or when it is gone.
         taken: What it had counted when it was last asked.
     """
 
     process: "subprocess.Popen[bytes]"
     channel: Channel
+    late: bool = False
     listens: bool = False
     loaded: bool = False
+    settled: asyncio.Event = field(default_factory=asyncio.Event)
     taken: Snapshot = field(default_factory=list)
 
     async def ask(self, seconds: float) -> bool:
@@ -45,6 +49,8 @@ class Member:
             return False
         except ChannelClosedError:  # it has ended, which is seen elsewhere
             pass
+        except ChannelError as error:  # it does not hang, so it goes on serving
+            log.error("worker cannot give its numbers", pid=self.process.pid, reason=str(error))
         return True
 
 
@@ -56,6 +62,7 @@ class Hub:
     Attributes:
         members: The workers.
         unloaded: Models that were unloaded on request, and not loaded again since.
+        served: Whether any worker ever had its models loaded.
         lost: How many died.
     """
 
@@ -63,6 +70,7 @@ class Hub:
         disable_created_metrics()  # type: ignore[no-untyped-call] # not annotated by the library
         self.members: list[Member] = []
         self.unloaded: set[str] = set()
+        self.served = False
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         self.lost = Counter("softrisk_workers_lost_total", "Worker processes that died.", registry=self._registry)
@@ -77,12 +85,16 @@ class Hub:
     def remove(self, member: Member) -> None:
         """Let go of one that has ended, and keep what it had counted."""
         self.members.remove(member)
+        member.settled.set()
         self._ended = merge([self._ended, totals(member.taken)])
 
-    @property
-    def serves(self) -> bool:
-        """Whether any of them does."""
-        return any(member.loaded for member in self.members)
+    async def settle(self, member: Member) -> None:
+        """Take note that one has its models loaded, and wait for those that take connections without."""
+        self.served = member.loaded = True
+        member.settled.set()
+        for other in list(self.members):
+            if not other.late:
+                await other.settled.wait()
 
     async def _scrape(self, accept: str) -> tuple[str, str]:
         asked = [member for member in self.members if member.listens]
@@ -96,6 +108,12 @@ class Hub:
 
     async def _order(self, order: list[Any]) -> Any:
         """Have all do something to their models; the answer is the first refusal, if there is one."""
+        method, name, *_ = order
+        # Before they are asked: a worker that is started meanwhile is told of it, and not asked.
+        if method == "load_model":
+            self.unloaded.discard(name)
+        else:
+            self.unloaded.add(name)
         obeying = (member.channel.call("obey", order) for member in self.members)
         refusals = []
         for answer in await asyncio.gather(*obeying, return_exceptions=True):
@@ -105,9 +123,6 @@ class Hub:
                     raise answer
             elif answer is not None:
                 refusals.append(answer)
-        method, name, *_ = order
-        if method == "load_model":
+        if refusals:
             self.unloaded.discard(name)
-        elif not refusals:
-            self.unloaded.add(name)
         return refusals[0] if refusals else None

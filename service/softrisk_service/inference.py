@@ -4,12 +4,12 @@ import time
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from softrisk_core.manifest import OUTPUTS
 from softrisk_service.access import Recorded
 from softrisk_service.catalogue import ServedVersion
 from softrisk_service.codecs.allowance import Allowance
 from softrisk_service.codecs.body import JSON, BodyBudget
 from softrisk_service.codecs.envelope import Answer, Envelope
+from softrisk_service.codecs.media import NPY_TYPE
 from softrisk_service.engine import Engine
 from softrisk_service.outcome import Inputs, Rows
 from softrisk_service.policy import risk_header
@@ -102,13 +102,16 @@ class Inference:
         settings = self.settings
         return Allowance(settings.max_instances, settings.max_pixels, settings.max_json_bytes)
 
-    def deadline(self) -> float:
-        """Until when a request whose body is there now has to be answered, on the clock of `time.perf_counter`."""
-        return time.perf_counter() + self.settings.deadline_seconds
-
 
 def decode(target: Target, envelope: Envelope, body: bytes, served: ServedVersion, allowance: Allowance) -> Call:
     """Read a body.
+
+    Args:
+        target: What the path asks for.
+        envelope: What the headers say about the body.
+        body: The body, unpacked.
+        served: Who answers.
+        allowance: What it may cost.
 
     Raises:
         RequestError: Whatever is wrong with it.
@@ -135,13 +138,14 @@ def is_quick(target: Target, envelope: Envelope, body: bytes) -> bool:
         return False
     if envelope.header_length is not None:
         return envelope.header_length <= INLINE_BYTES
-    if envelope.media != JSON or len(body) > INLINE_BYTES:
+    if len(body) > INLINE_BYTES:
         return False
+    if envelope.media != JSON:
+        return envelope.media == NPY_TYPE
     # A backslash could hide the letters.
     return not target.codec.TAKES_FILES or (b"\\" not in body and b'"b64"' not in body)
 
 
 def is_short(inputs: Inputs, served: ServedVersion) -> bool:
     """Whether writing the answer for some inputs would not hold up the event loop."""
-    rows = len(next(iter(inputs.values())))
-    return rows * (len(OUTPUTS) + 2 * len(served.manifest.classes)) <= INLINE_VALUES
+    return len(next(iter(inputs.values()))) * served.values_in_a_row <= INLINE_VALUES

@@ -6,10 +6,11 @@ SIGCOMM 1996). A model that was idle starts level with the others, it saves noth
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 from queue import SimpleQueue
 from threading import Thread
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 Done = Callable[[], None]
 
@@ -22,6 +23,8 @@ class Model(Protocol):
 
     spent: float
     """Seconds of the lane that its batches took."""
+    usual: float
+    """Seconds that its last batch took there."""
 
     def waits(self) -> bool:
         """Whether requests wait."""
@@ -38,7 +41,7 @@ class Lane:
 
     def __init__(self) -> None:
         # A thread and a queue of our own: an executor's futures would cost three times as much a batch.
-        self._batches: SimpleQueue[tuple[asyncio.AbstractEventLoop, Callable[[], Done]] | None] = SimpleQueue()
+        self._batches: SimpleQueue[_Batch | None] = SimpleQueue()
         self._thread = Thread(target=self._work, name="softrisk-run", daemon=True)
         self._thread.start()
         self._models: set[Model] = set()
@@ -66,17 +69,34 @@ class Lane:
             # Behind a running batch, a batch that could still grow is better left to grow.
             if self._handed and not model.fills_a_batch():
                 return
+            run = model.take()
             self._clock = model.spent
+            # Charged at once with what it will probably take, or it would be its turn again.
+            batch = _Batch(asyncio.get_running_loop(), model, model.usual, run)
+            model.spent += batch.charged
             self._handed += 1
-            self._batches.put((asyncio.get_running_loop(), model.take()))
+            self._batches.put(batch)
 
     def _work(self) -> None:
         while (batch := self._batches.get()) is not None:
-            loop, run = batch
-            loop.call_soon_threadsafe(self._finish, run())
-            del batch, run  # the model that it belongs to may have been unloaded
+            start = time.perf_counter()
+            done = batch.run()
+            seconds = time.perf_counter() - start
+            batch.loop.call_soon_threadsafe(self._finish, batch.model, batch.charged, seconds, done)
+            del batch, done  # the model may have been unloaded
 
-    def _finish(self, done: Done) -> None:
+    def _finish(self, model: Model, charged: float, seconds: float, done: Done) -> None:
         self._handed -= 1
+        model.spent += seconds - charged
+        model.usual = seconds
         self._hand_over()  # first, so that the next batch runs while these answers are written
         done()
+
+
+class _Batch(NamedTuple):
+    """What is handed to the thread."""
+
+    loop: asyncio.AbstractEventLoop
+    model: Model
+    charged: float
+    run: Callable[[], Done]

@@ -15,7 +15,8 @@ from typing import Final
 
 from softrisk_core.bundle import MANIFEST, SEALED
 from softrisk_core.repository import Repository
-from softrisk_service.errors import RepositoryError
+from softrisk_service.errors import ConfigurationError, RepositoryError
+from softrisk_service.settings import Settings
 
 DEFAULT: Final = "default"
 
@@ -41,14 +42,42 @@ class ModelFolder:
     fault: str | None = None
 
 
+def check_repository(settings: Settings) -> None:
+    """Refuse to start where there is nothing to serve.
+
+    Raises:
+        ConfigurationError: If the repository folder is missing or unreadable, or holds no model, or is one.
+    """
+    try:
+        _check_folder(settings.repository)
+    except OSError as error:
+        raise ConfigurationError(f"{error.filename} cannot be read: {error.strerror}") from error
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise ConfigurationError(f"no model repository at {folder}: name the folder that `softrisk export --out` wrote")
+    if Repository(folder).models():
+        return
+    home = folder.resolve()
+    above = folder.parent if folder.name == home.name else home.parent
+    if Repository(home.parent).versions(home.name):
+        raise ConfigurationError(f"{folder} is a model, not a repository: softrisk serve {above}")
+    raise ConfigurationError(f"{folder} holds no model: write one there with softrisk export --out {folder}")
+
+
 def look(repository: Repository) -> dict[str, ModelFolder]:
     """What there is, by model name.
 
     Raises:
         RepositoryError: If a folder cannot be read.
     """
+    found = {}
     try:
-        return {name: _look_at(repository, name) for name in repository.models()}
+        for name in repository.models():
+            with suppress(FileNotFoundError):
+                found[name] = _look_at(repository, name)
+        return {name: folder for name, folder in found.items() if folder.versions}  # else deleted since it was listed
     except OSError as error:
         raise RepositoryError(f"the repository cannot be read: {error.strerror}") from error
 

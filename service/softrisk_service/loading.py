@@ -9,8 +9,7 @@ import structlog
 from softrisk_core.bundle import load_bundle
 from softrisk_core.errors import BundleError, CalibrationError, SoftriskError
 from softrisk_core.manifest import InputSpec, Manifest
-from softrisk_core.repository import Repository
-from softrisk_service.errors import ConfigurationError, NotServableError
+from softrisk_service.errors import NotServableError
 from softrisk_service.policy import Policy
 from softrisk_service.runtime import Runtime
 from softrisk_service.settings import Settings
@@ -98,27 +97,3 @@ def _check_image(spec: InputSpec) -> None:
             f"input {spec.name!r} has shape {list(spec.instance_shape)}, but its images are {spec.image.mode} "
             f"of {spec.image.size[0]}×{spec.image.size[1]}"
         )
-
-
-def check_repository(settings: Settings) -> None:
-    """Refuse to start where there is nothing to serve.
-
-    Raises:
-        ConfigurationError: If the repository folder is missing or unreadable, or holds no model, or is one.
-    """
-    try:
-        _check_folder(settings.repository)
-    except OSError as error:
-        raise ConfigurationError(f"{error.filename} cannot be read: {error.strerror}") from error
-
-
-def _check_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        raise ConfigurationError(f"no model repository at {folder}: name the folder that `softrisk export --out` wrote")
-    if Repository(folder).models():
-        return
-    home = folder.resolve()
-    above = folder.parent if folder.name == home.name else home.parent
-    if Repository(home.parent).versions(home.name):
-        raise ConfigurationError(f"{folder} is a model, not a repository: softrisk serve {above}")
-    raise ConfigurationError(f"{folder} holds no model: write one there with softrisk export --out {folder}")

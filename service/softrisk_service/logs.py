@@ -2,7 +2,8 @@
 
 import logging
 import sys
-from typing import Any
+from contextlib import suppress
+from typing import IO, Any
 
 import orjson
 import structlog
@@ -12,6 +13,21 @@ from softrisk_service.settings import Settings
 
 def _json(event: dict[str, Any], **_: Any) -> bytes:
     return orjson.dumps(event, default=str)
+
+
+class _Output:
+    """Standard output, for as long as somebody reads it and the disk has room: no request fails for its log line."""
+
+    def __init__(self, stream: IO[Any]) -> None:
+        self._stream = stream
+
+    def write(self, line: bytes | str) -> None:
+        with suppress(OSError):
+            self._stream.write(line)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
 
 
 class _Forwarder(logging.Handler):
@@ -31,15 +47,16 @@ def configure_logs(settings: Settings) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     factory: Any
+    output: Any = _Output
     terminal = sys.stdout.isatty()
     if terminal if settings.console_logs is None else settings.console_logs:
         processors.append(
             structlog.dev.ConsoleRenderer(colors=terminal, exception_formatter=structlog.dev.plain_traceback)
         )
-        factory = structlog.PrintLoggerFactory()
+        factory = structlog.PrintLoggerFactory(output(sys.stdout))
     else:
         processors += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_json)]
-        factory = structlog.BytesLoggerFactory(sys.stdout.buffer)
+        factory = structlog.BytesLoggerFactory(output(sys.stdout.buffer))
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(level),

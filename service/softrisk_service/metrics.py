@@ -6,18 +6,20 @@ series. Children are bound once for each model version: looking labels up costs 
 
 import platform
 import weakref
+from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
-from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, ProcessCollector
+from prometheus_client.registry import Collector
 
 from softrisk_core import __version__
 from softrisk_core.manifest import Manifest
-from softrisk_service.histograms import Histogram
 from softrisk_service.outcome import Outputs
 from softrisk_service.policy import Policy
+from softrisk_service.series import Counts, Histogram
 
 STAGES: Final = ("decode", "queue", "run", "encode")
 
@@ -34,6 +36,9 @@ _TOP2_GAPS: Final = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.
 _LOGITS: Final = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 20, 30, 50, 100)
 
 _MODEL: Final = ("model", "version")
+
+_ENOUGH_ROWS: Final = 512
+"""So many predictions are counted together, or fewer when the metrics are read."""
 
 
 class Queue(Protocol):
@@ -55,14 +60,19 @@ class Metrics:
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"softrisk_{name}", text, labels, registry=registry)
 
+        def counts(name: str, text: str, *labels: str) -> Counts:
+            return Counts(f"softrisk_{name}", text, labels, registry)
+
         def gauge(name: str, text: str, *labels: str) -> Gauge:
             return Gauge(f"softrisk_{name}", text, labels, registry=registry)
 
         def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
             return Histogram(f"softrisk_{name}", text, buckets, labels, registry)
 
+        # First, so that what it counts at the last moment is in the others.
+        registry.register(_Pending(self.count_pending))
         ProcessCollector(registry=registry)
-        self.requests = counter(
+        self.requests = counts(
             "inference_requests_total", "Inference requests by outcome.", *_MODEL, "protocol", "code"
         )
         self.internal_errors = counter("internal_errors_total", "Faults of the service itself, on any route.")
@@ -71,8 +81,8 @@ class Metrics:
         )
         self.batch_size = histogram("batch_size", "Instances in one run of a model.", _BATCH_SIZES, *_MODEL)
         self.queue_depth = gauge("queue_depth", "Instances waiting for a run.", *_MODEL)
-        self.predictions = counter("predictions_total", "Instances answered by the model.", *_MODEL)
-        self.flagged = counter("flagged_total", "Instances not accepted, by the decision.", *_MODEL, "decision")
+        self.predictions = counts("predictions_total", "Instances answered by the model.", *_MODEL)
+        self.flagged = counts("flagged_total", "Instances not accepted, by the decision.", *_MODEL, "decision")
         self.top2_gap = histogram("top2_gap", "Difference of the two largest probabilities.", _TOP2_GAPS, *_MODEL)
         self.logit_gap = histogram("logit_gap", "Difference of the two largest logits.", _LOGITS, *_MODEL)
         self.dispersion = histogram("dispersion", "Standard deviation of the other classes' logits.", _LOGITS, *_MODEL)
@@ -92,16 +102,32 @@ class Metrics:
         gauge("build_info", "Versions of what is running.", "version", "python", "onnxruntime").labels(
             __version__, platform.python_version(), onnxruntime.__version__
         ).set(1)
-
-        self._requests: dict[tuple[str, str, str, int], Counter] = {}
+        self._pending: dict[ModelMetrics, None] = {}
 
     def count_request(self, model: str, version: str, protocol: str, code: int) -> None:
         """Count an inference request; model and version are empty if it named none that exists."""
-        key = model, version, protocol, code
-        counter = self._requests.get(key)
-        if counter is None:
-            counter = self._requests[key] = self.requests.labels(model, version, protocol, str(code))
-        counter.inc()
+        self.requests.values[model, version, protocol, str(code)] += 1
+
+    def pend(self, metrics: "ModelMetrics") -> None:
+        """Remember who has something to count before the metrics are read."""
+        self._pending[metrics] = None
+
+    def count_pending(self) -> None:
+        """Let them count it."""
+        for metrics in self._pending:
+            metrics.count_pending()
+        self._pending.clear()
+
+
+class _Pending(Collector):
+    """Has what is pending counted whenever a registry is read."""
+
+    def __init__(self, count: Callable[[], None]) -> None:
+        self._count = count
+
+    def collect(self) -> Iterable[Metric]:
+        self._count()
+        return ()
 
 
 class ModelMetrics:
@@ -116,11 +142,16 @@ class ModelMetrics:
 
     def __init__(self, metrics: Metrics, manifest: Manifest, policy: Policy, provider: str) -> None:
         labels = (manifest.name, str(manifest.version))
+        self._metrics = metrics
+        self._pending: list[Outputs] = []
+        self._pending_rows = 0
         self._policy = policy
         self.stages = {stage: metrics.duration.labels(*labels, stage) for stage in STAGES}
         self._batch_size = metrics.batch_size.labels(*labels)
-        self._predictions = metrics.predictions.labels(*labels)
-        self._flagged = {decision: metrics.flagged.labels(*labels, decision) for decision in ("review", "reject")}
+        self._labels = labels
+        metrics.predictions.values[labels] += 0  # shown from the first scrape on
+        for decision in ("review", "reject"):
+            metrics.flagged.values[*labels, decision] += 0
         self._diagnostics = {
             name: getattr(metrics, name).labels(*labels) for name in ("top2_gap", "logit_gap", "dispersion")
         }
@@ -176,16 +207,28 @@ class ModelMetrics:
             finite: Rows that are answered; None for all.
             seconds: What the run took.
         """
-        self._batch_size.observe(len(outputs["rank"]))
+        rows = len(outputs["rank"])
+        self._batch_size.observe(rows)
         self.stages["run"].observe(seconds)
-        if finite is not None:
-            outputs = {name: outputs[name][finite] for name in ("rank", *self._diagnostics)}
-        ranks = outputs["rank"]
+        names = ("rank", *self._diagnostics)
+        self._pending.append({name: outputs[name] if finite is None else outputs[name][finite] for name in names})
+        self._pending_rows += rows
+        if self._pending_rows >= _ENOUGH_ROWS:
+            self.count_pending()
+        elif len(self._pending) == 1:
+            self._metrics.pend(self)
+
+    def count_pending(self) -> None:
+        """Count the predictions of the last batches: numpy's calls cost the same for one as for many."""
+        if not self._pending:
+            return
+        batches, self._pending, self._pending_rows = self._pending, [], 0
+        ranks = np.concatenate([batch["rank"] for batch in batches])
         rejected = int(np.count_nonzero(ranks <= self._policy.reject_rank))
         flagged = int(np.count_nonzero(ranks <= self._policy.review_rank))
-        self._predictions.inc(ranks.size)
-        self._flagged["reject"].inc(rejected)
-        self._flagged["review"].inc(flagged - rejected)
+        self._metrics.predictions.values[self._labels] += ranks.size
+        self._metrics.flagged.values[*self._labels, "reject"] += rejected
+        self._metrics.flagged.values[*self._labels, "review"] += flagged - rejected
         for name, series in self._diagnostics.items():
-            series.observe_all(outputs[name].astype(np.float64))
+            series.observe_all(np.concatenate([batch[name] for batch in batches]).astype(np.float64))
         self._p_value.observe_all(ranks / (self._policy.n + 1))

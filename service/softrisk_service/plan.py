@@ -6,6 +6,8 @@ from typing import Final, Self
 
 INLINE_SECONDS: Final = 150e-6
 """A run that takes less is done in the event loop: handing it to a thread and back would take as long."""
+INLINE_SECONDS_OF_SEVERAL: Final = 2e-3
+"""The same for one of several processes, which have no idle cores to hand it to; more would hold up the others."""
 
 _OVERHEAD: Final = 60e-6
 """What a batch costs beside its run, whatever its size: joining, counting, scheduling."""
@@ -25,30 +27,35 @@ class Plan:
     Attributes:
         batch_size: Most instances in a run.
         inline_size: Most instances in a run that is done in the event loop; 0 for none.
+        row_seconds: What an instance takes in a full batch.
     """
 
     batch_size: int
     inline_size: int
+    row_seconds: float
 
     @classmethod
-    def of(cls, seconds: Mapping[int, float]) -> Self:
+    def of(cls, seconds: Mapping[int, float], inline_seconds: float) -> Self:
         """The plan for measured times.
 
         Args:
             seconds: Of a run, by number of instances.
+            inline_seconds: Longest run that is done in the event loop.
         """
         throughput = {size: _throughput(size, taken) for size, taken in seconds.items()}
         best = max(throughput.values())
-        inline = [size for size, taken in seconds.items() if taken <= INLINE_SECONDS]
-        return cls(min(size for size in seconds if throughput[size] >= _ENOUGH * best), max(inline, default=0))
+        inline = [size for size, taken in seconds.items() if taken <= inline_seconds]
+        size = min(size for size in seconds if throughput[size] >= _ENOUGH * best)
+        return cls(size, max(inline, default=0), seconds[size] / size)
 
 
-def measure(seconds: Callable[[int], float], max_batch_size: int) -> Plan:
+def measure(seconds: Callable[[int], float], max_batch_size: int, inline_seconds: float) -> Plan:
     """Try sizes 1, 2, 4, … and make the plan.
 
     Args:
         seconds: Measures a run of a number of instances.
         max_batch_size: Largest size.
+        inline_seconds: Longest run that is done in the event loop.
     """
     found: dict[int, float] = {}
     size = 1
@@ -57,7 +64,7 @@ def measure(seconds: Callable[[int], float], max_batch_size: int) -> Plan:
         rates = [_throughput(tried, taken) for tried, taken in found.items()]
         pointless = size > _COMPANY and rates[-1] < _GAIN * max(rates[:-1])
         if size == max_batch_size or pointless or found[size] > _LONGEST_TRIAL:
-            return Plan.of(found)
+            return Plan.of(found, inline_seconds)
         size = min(2 * size, max_batch_size)
 
 

@@ -35,14 +35,14 @@ _watched: WeakSet[ServerState] = WeakSet()
 
 def _watch(state: ServerState, loop: asyncio.AbstractEventLoop) -> None:
     """Look at all connections now and then, as long as there are any."""
+    if state.connections:
+        loop.call_later(TICK_SECONDS, _watch, state, loop)  # first, whatever happens below
+    else:
+        _watched.discard(state)
     now = loop.time()
     for connection in list(state.connections):
         if isinstance(connection, GuardedProtocol):
             connection.check_time(now)
-    if state.connections:
-        loop.call_later(TICK_SECONDS, _watch, state, loop)
-    else:
-        _watched.discard(state)
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -50,13 +50,16 @@ class GuardedProtocol(HttpToolsProtocol):
 
     Attributes:
         idle_since: When the last answer was written, if uvicorn's own timer does not watch for the next request.
+        ended: Whether a request ended in the data that came last.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.idle_since: float | None = None
+        self.ended = False
         self._head_bytes = 0
         self._head_since: float | None = None
+        self._body_since: float | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn does
         """Wait for the first head."""
@@ -72,15 +75,25 @@ class GuardedProtocol(HttpToolsProtocol):
         Args:
             now: On the clock of the event loop.
         """
-        if (self._head_since is not None and now - self._head_since > HEAD_SECONDS) or (
-            self.idle_since is not None and now - self.idle_since > self.timeout_keep_alive
+        cycle: Any = self.cycle  # None before the first request
+        if (
+            (self._head_since is not None and now - self._head_since > HEAD_SECONDS)
+            or (self.idle_since is not None and now - self.idle_since > self.timeout_keep_alive)
+            # Answered before its body was there, and the rest of it never comes.
+            or (
+                self._body_since is not None
+                and now - self._body_since > HEAD_SECONDS
+                and (cycle is None or cycle.response_complete)
+            )
         ):
             self.transport.close()
 
     def data_received(self, data: bytes) -> None:
         """Parse, and count what belongs to a head."""
+        self.ended = False
         super().data_received(data)
-        if self._head_since is not None and not self.transport.is_closing():
+        # Of data that hold the end of another request, too, it is not known how many belong to the head.
+        if self._head_since is not None and not self.ended and not self.transport.is_closing():
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse(431, f"the head of the request is longer than {MAX_HEAD_BYTES} bytes")
@@ -108,6 +121,16 @@ class GuardedProtocol(HttpToolsProtocol):
             raise ConnectionAbortedError("an upgrade with a body")
         super().on_headers_complete()
 
+    def on_message_complete(self) -> None:
+        """Note where a request ends."""
+        self.request_ended()
+        super().on_message_complete()
+
+    def request_ended(self) -> None:
+        """Watch for no more of its body."""
+        self.ended = True
+        self._body_since = None
+
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP; uvicorn calls this, and would answer with plain text."""
         if not self.transport.is_closing():
@@ -125,8 +148,9 @@ class GuardedProtocol(HttpToolsProtocol):
             self._head_since = self.loop.time()
 
     def head_is_complete(self) -> None:
-        """Watch for no head any more."""
+        """Watch for no head any more, but for a body."""
         self._head_since = None
+        self._body_since = self.loop.time()
 
     def _refuse(self, status: int, detail: str) -> None:
         phrase = HTTPStatus(status).phrase

@@ -4,6 +4,7 @@ import time
 from typing import Final
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from softrisk_core.bundle import Bundle
@@ -11,7 +12,7 @@ from softrisk_core.diagnostics import DIAGNOSTICS
 from softrisk_core.manifest import OUTPUTS
 from softrisk_service.errors import NotServableError
 from softrisk_service.outcome import Inputs, Outputs
-from softrisk_service.plan import measure
+from softrisk_service.plan import INLINE_SECONDS, INLINE_SECONDS_OF_SEVERAL, measure
 from softrisk_service.sessions import CPU, open_session, usable_cores
 from softrisk_service.settings import Settings
 
@@ -26,6 +27,8 @@ _TRIAL_SECONDS: Final = 0.02
 _COMPARED: Final = ("logits", "probabilities", *DIAGNOSTICS, "nonconformity")
 _RANKED: Final = ("rank", "flagged")
 _FLOATS: Final = (*_COMPARED, "p_value", "risk_score")
+
+log = structlog.get_logger()
 
 
 class Runtime:
@@ -47,10 +50,25 @@ class Runtime:
     """
 
     def __init__(self, bundle: Bundle, settings: Settings) -> None:
-        self._session = open_session(bundle, settings.device, settings.threads or 1)
+        golden = self._golden(bundle)
+        self._session, reused = open_session(bundle, settings.device, settings.threads or 1)
+        try:
+            self._prove(bundle, settings, golden, reuse=True)
+        except NotServableError:
+            if not reused:
+                raise
+            log.warning("an optimised graph does not repeat its bundle, it is made anew", bundle=str(bundle.folder))
+            self._session, _ = open_session(bundle, settings.device, settings.threads or 1, reuse=False)
+            self._prove(bundle, settings, golden, reuse=False)
+        inline_seconds = INLINE_SECONDS if settings.workers == 1 else INLINE_SECONDS_OF_SEVERAL
+        if self.provider != CPU:
+            inline_seconds = 0.0  # the event loop would only wait for it
+        self.plan = measure(lambda size: self._seconds(golden, size), settings.max_batch_size, inline_seconds)
+
+    def _prove(self, bundle: Bundle, settings: Settings, golden: Inputs, reuse: bool) -> None:
+        """Give it all cores if its runs are long enough, and hold it against its bundle."""
         self.provider: str = self._session.get_providers()[0]
         self._check_signature(bundle)
-        golden = self._golden(bundle)
         cores = max(1, usable_cores() // settings.workers)
         if (
             settings.threads is None
@@ -58,9 +76,8 @@ class Runtime:
             and self.provider == CPU
             and self._seconds(golden, 1) > _SHARED_SECONDS
         ):
-            self._session = open_session(bundle, settings.device, cores)
+            self._session, _ = open_session(bundle, settings.device, cores, reuse=reuse)
         self._replay(bundle)
-        self.plan = measure(lambda size: self._seconds(golden, size), settings.max_batch_size)
 
     def _check_signature(self, bundle: Bundle) -> None:
         wanted = {spec.name for spec in bundle.manifest.inputs}
@@ -87,7 +104,7 @@ class Runtime:
             raise NotServableError(f"golden.npz lacks {sorted(missing)}")
         return inputs
 
-    def _seconds(self, golden: dict[str, NDArray[np.float32]], size: int) -> float:
+    def _seconds(self, golden: Inputs, size: int) -> float:
         """Shortest of a few runs: what else the machine does can only add."""
         inputs = {name: np.resize(rows, (size, *rows.shape[1:])) for name, rows in golden.items()}
         shortest = float("inf")

@@ -3,9 +3,10 @@
 import hashlib
 import os
 import platform
+import time
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any, Final
+from typing import Any, Final, Literal, NamedTuple
 
 import onnxruntime
 import structlog
@@ -24,6 +25,10 @@ CACHE: Final = ".optimized"
 _CGROUP_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
 _CPU_FACTS: Final = Path("/proc/cpuinfo")
 
+_DRAFT: Final = "draft-"
+_STALE_SECONDS: Final = 3600.0
+"""A draft so old was left by a process that was killed."""
+
 log = structlog.get_logger()
 
 
@@ -37,32 +42,60 @@ def usable_cores() -> int:
         return cores
 
 
-def open_session(bundle: Bundle, device: Device, threads: int) -> onnxruntime.InferenceSession:
+class Opened(NamedTuple):
+    """A session, and whether it came from a kept graph, of which only the replay tells whether it is still sound."""
+
+    session: onnxruntime.InferenceSession
+    reused: bool
+
+
+def open_session(bundle: Bundle, device: Device, threads: int, *, reuse: bool = True) -> Opened:
     """Load a bundle's graph.
 
     Args:
         bundle: Whose.
-        device: Where it runs; `auto` for CUDA where this build of onnxruntime has it, else the CPU.
+        device: Where it runs; `auto` for CUDA where this build of onnxruntime and this machine have it, else the CPU.
         threads: Of onnxruntime, on the CPU.
+        reuse: Whether a kept graph may be used; else it is made anew.
 
     Raises:
         NotServableError: If onnxruntime cannot load it, or not on that device.
     """
-    providers = _providers(device, bundle)
-    kept = _kept_graph(bundle) if providers == [CPU] else None
-    if kept is not None and kept.exists():
+    available = onnxruntime.get_available_providers()
+    if device == "auto" and _CUDA in available:
+        try:
+            return Opened(_open(bundle.model_path, _options(threads), _providers("cuda", bundle)), reused=False)
+        except NotServableError as error:
+            log.warning("CUDA cannot be used, the model runs on the CPU", reason=str(error))
+    elif device == "cuda" or device == "tensorrt":  # `in` would not narrow the type
+        return Opened(_open(bundle.model_path, _options(threads), _providers(device, bundle)), reused=False)
+    kept = _kept_graph(bundle)
+    if kept is None:
+        return Opened(_open(bundle.model_path, _options(threads), [CPU]), reused=False)
+    if reuse and kept.exists():
         options = _options(threads)
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # it has them behind it
         try:
-            return onnxruntime.InferenceSession(kept, options, providers=providers)
-        except Exception:  # onnxruntime's exceptions have no common root
+            return Opened(_open(kept, options, [CPU]), reused=True)
+        except NotServableError:
             log.warning("an optimised graph is damaged, it is made anew", path=str(kept))
+    session = _open_and_keep(bundle.model_path, _options(threads), kept)
+    return Opened(session or _open(bundle.model_path, _options(threads), [CPU]), reused=False)
+
+
+def _open(path: Path, options: onnxruntime.SessionOptions, providers: list[Any]) -> onnxruntime.InferenceSession:
+    wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
     try:
-        if kept is not None and (session := _open_and_keep(bundle.model_path, _options(threads), kept)) is not None:
-            return session
-        return onnxruntime.InferenceSession(bundle.model_path, _options(threads), providers=providers)
-    except Exception as error:
-        raise NotServableError(f"onnxruntime cannot load {bundle.model_path}: {error}") from error
+        # Else it goes over to other providers by itself, also later, and prints that to standard output.
+        session = onnxruntime.InferenceSession(path, options, providers=providers, enable_fallback=0)
+    except Exception as error:  # onnxruntime's exceptions have no common root
+        raise NotServableError(f"onnxruntime cannot load {path}: {error}") from error
+    if (found := session.get_providers()[0]) != wanted:  # what it needs on the machine is missing
+        raise NotServableError(
+            f"onnxruntime runs {path} on {found} in place of {wanted}: install the driver and libraries that {wanted} "
+            "needs, or choose another --device"
+        )
+    return session
 
 
 def _options(threads: int) -> onnxruntime.SessionOptions:
@@ -78,20 +111,16 @@ def _options(threads: int) -> onnxruntime.SessionOptions:
     return options
 
 
-def _providers(device: Device, bundle: Bundle) -> list[Any]:
-    available = onnxruntime.get_available_providers()
-    # TF32 would round factors to 10 bits: not the function whose scores were calibrated.
-    cuda = (_CUDA, {"use_tf32": "0"})
-    if device == "auto":
-        return [cuda, CPU] if _CUDA in available else [CPU]
-    if device == "cpu":
-        return [CPU]
+def _providers(device: Literal["cuda", "tensorrt"], bundle: Bundle) -> list[Any]:
     wanted = {"cuda": _CUDA, "tensorrt": _TENSORRT}[device]
+    available = onnxruntime.get_available_providers()
     if wanted not in available:
         raise NotServableError(
             f"this build of onnxruntime has no {wanted}, only {', '.join(available)}: install the extra softrisk[gpu] "
             "in place of softrisk[cpu]"
         )
+    # TF32 would round factors to 10 bits: not the function whose scores were calibrated.
+    cuda = (_CUDA, {"use_tf32": "0"})
     if device == "cuda":
         return [cuda, CPU]
     # Building its engines takes minutes, so they are kept.
@@ -119,13 +148,18 @@ def _open_and_keep(path: Path, options: onnxruntime.SessionOptions, kept: Path) 
     draft: Path | None = None
     try:
         kept.parent.mkdir(exist_ok=True)
-        with NamedTemporaryFile(dir=kept.parent, suffix=".onnx", delete=False) as file:
+        for left in kept.parent.glob(f"{_DRAFT}*"):
+            if left.stat().st_mtime < time.time() - _STALE_SECONDS:
+                left.unlink()
+        with NamedTemporaryFile(dir=kept.parent, prefix=_DRAFT, suffix=".onnx", delete=False) as file:
             draft = Path(file.name)
         options.optimized_model_filepath = str(draft)
-        session = onnxruntime.InferenceSession(path, options, providers=[CPU])
+        session = _open(path, options, [CPU])
+        draft.chmod(0o644)  # other users may serve the same repository
         draft.replace(kept)
         return session
-    except Exception:  # no permission, no space: whether the graph itself is at fault shows without keeping it
+    # No permission, no space: whether the graph itself is at fault shows without keeping it.
+    except (OSError, NotServableError):
         return None
     finally:
         if draft is not None:

@@ -41,7 +41,8 @@ class Settings(BaseSettings):
     max_batch_size: Count = 64
     """Most instances in one run of a model; what pays off up to there is measured when the model is loaded."""
     queue_size: Count = 4096
-    """Most instances waiting for a model; beyond it requests are answered 429."""
+    """Most instances waiting for a model, or fewer if they would wait longer than half of the deadline; beyond it
+    requests are answered 429."""
     max_instances: Count = 1024
     """Most instances in one request; beyond it 413."""
     max_pixels: Count = 25_000_000
@@ -51,7 +52,8 @@ class Settings(BaseSettings):
     max_json_bytes: Count = 4 * 1024 * 1024
     """Longest JSON body, if less: no other request is served while it is parsed; beyond it 413."""
     max_bodies_bytes: Count = 128 * 1024 * 1024
-    """Most bytes of bodies being received and decoded, of all requests together; beyond it 429."""
+    """Most bytes of bodies being received and decoded, of all requests together, and of inputs waiting for a model;
+    beyond it 429."""
     deadline_seconds: Seconds = 10.0
     """Longest time for a body to arrive, beyond it 408, and from there to the answer, beyond it 504."""
     workers: Count = 1

@@ -43,7 +43,7 @@ class Siblings:
                 with suppress(errors.UnknownModelError):  # its folder may be gone by now
                     await self._engine.unload_model(name)
             self._prepared.set()
-            await self._channel.call("progress", "loaded")
+            await self._channel.call("loaded")
 
     async def scrape(self, accept: str) -> tuple[bytes, str]:
         """As `exposition.Scrape`, of all workers together."""

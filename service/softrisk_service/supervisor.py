@@ -29,6 +29,8 @@ PULSE_SECONDS = 5.0
 """Time from one look at a worker to the next. A crash loses no more of its counts than this."""
 SILENCE_SECONDS = 30.0
 """A worker that says nothing for so long is killed: the kernel would go on giving it its share of connections."""
+START_SECONDS = 120.0
+"""The same while it is being started: modules may come from a slow disk."""
 RETRY_SECONDS = 1.0
 """Time before a worker that did not come up is started again."""
 EXIT_SECONDS = 10.0
@@ -44,7 +46,7 @@ class Assignment(BaseModel):
         settings: Of the service.
         channel: File descriptor of the connection to the supervisor.
         listeners: File descriptors of its own sockets, bound.
-        late: Whether others serve already: then it takes no connection before its models are loaded.
+        late: Whether there are others: then it takes no connection before its models are loaded, and theirs.
         unloaded: Models that were unloaded on request, and so are not served here either.
     """
 
@@ -105,11 +107,18 @@ class Supervisor:
     async def _keep(self) -> None:
         """Have one worker running, whichever it is."""
         while not self._stopping.is_set():
-            member = self._start()
+            try:
+                member = self._start()
+            except OSError as error:  # no process, memory or file descriptor is left for it
+                if not self._hub.served:
+                    self._end(WorkerError(f"no worker can be started: {error}"))
+                log.error("worker not started", reason=str(error))
+                await self._pause()
+                continue
             watching = asyncio.create_task(_watch(member))
             try:
                 await member.channel.run()
-                status = await asyncio.to_thread(_reap, member.process)
+                status = await _reap(member.process)
             finally:
                 watching.cancel()
                 self._hub.remove(member)
@@ -118,32 +127,50 @@ class Supervisor:
             self._hub.lost.inc()
             log.error("worker died", pid=member.process.pid, status=status)
             if not member.loaded:
-                if not self._hub.serves:
+                if not self._hub.served:
                     self._end(WorkerError(f"a worker process ended at its start, with status {status}"))
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._stopping.wait(), RETRY_SECONDS)
+                await self._pause()
+
+    async def _pause(self) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), RETRY_SECONDS)
 
     def _start(self) -> Member:
+        late = bool(self._hub.members)
         ours, theirs = socket.socketpair()
         with theirs:
-            member = Member(self._spawn(theirs), Channel(ours))
+            try:
+                process = self._spawn(theirs, late)
+            except OSError:
+                ours.close()
+                raise
+        member = Member(process, Channel(ours), late)
 
-        async def progress(fact: str) -> None:
-            setattr(member, fact, True)
+        async def listens(_: None) -> None:
+            member.listens = True
+            report()
+
+        async def loaded(_: None) -> None:
+            # From those that listen and are not loaded the next request could get 503, after a 200 from this one.
+            await self._hub.settle(member)
+            report()
+
+        def report() -> None:
             if member.listens and member.loaded:
-                log.info("worker up", pid=member.process.pid)
+                log.info("worker up", pid=process.pid)
 
         async def find_nothing(faults: list[str]) -> None:
-            member.process.kill()
-            if not self._hub.serves:
+            process.kill()
+            if not self._hub.served:
                 self._end(NothingToServeError(self._settings.repository, faults))
 
-        member.channel.offer("progress", progress)
+        member.channel.offer("listens", listens)
+        member.channel.offer("loaded", loaded)
         member.channel.offer("nothing to serve", find_nothing)
         self._hub.add(member)
         return member
 
-    def _spawn(self, connection: socket.socket) -> "subprocess.Popen[bytes]":
+    def _spawn(self, connection: socket.socket, late: bool) -> "subprocess.Popen[bytes]":
         with ExitStack() as opened:
             listeners = [opened.enter_context(share(place)).fileno() for place in self._places]
             with _signals_blocked():
@@ -157,7 +184,7 @@ class Supervisor:
             settings=self._settings,
             channel=connection.fileno(),
             listeners=listeners,
-            late=bool(self._hub.members),
+            late=late,
             unloaded=sorted(self._hub.unloaded),
         )
         assert process.stdin is not None
@@ -191,7 +218,7 @@ class Supervisor:
 async def _watch(member: Member) -> None:
     while True:
         await asyncio.sleep(PULSE_SECONDS)
-        if member.listens and not await member.ask(SILENCE_SECONDS):
+        if not await member.ask(SILENCE_SECONDS if member.listens else START_SECONDS):
             log.error("worker hangs", pid=member.process.pid)
             member.process.kill()
 
@@ -201,12 +228,15 @@ async def _tell(member: Member, number: int) -> None:
         await member.channel.call("signal", number)
 
 
-def _reap(process: "subprocess.Popen[bytes]") -> int:
-    try:
-        return process.wait(EXIT_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        return process.wait()
+async def _reap(process: "subprocess.Popen[bytes]") -> int:
+    """Wait for the end of a process; not in a thread, which there may be none left of either."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + EXIT_SECONDS
+    while (status := process.poll()) is None:
+        if loop.time() > end:
+            process.kill()
+        await asyncio.sleep(0.02)
+    return status
 
 
 @contextmanager

@@ -1,11 +1,12 @@
 """A process that serves: the only one, or a worker of a `Supervisor`."""
 
 import asyncio
+import gc
 import math
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -34,6 +35,7 @@ def serve(settings: Settings, sockets: list[socket.socket]) -> None:
     """
     registry, engine = _engine(settings)
     app = create_app(settings, registry=registry, engine=engine)
+    _beside(app, lambda: _freeze(engine), wait=False)
     Server(_config(settings, app), engine, settings.drain_seconds).run(sockets)
     if engine.has_nothing_to_serve:
         raise NothingToServeError(settings.repository, engine.faults)
@@ -62,7 +64,7 @@ class Worker(Server):
         self._line = asyncio.create_task(self._listen())
         await super().startup(sockets)
         with suppress(ChannelClosedError):
-            await self._channel.call("progress", "listens")
+            await self._channel.call("listens")
 
     async def _listen(self) -> None:
         await self._channel.run()
@@ -81,7 +83,7 @@ def main() -> None:
     channel = Channel(socket.socket(fileno=assignment.channel))
     siblings = Siblings(channel, registry, engine)
     app = create_app(settings, registry=registry, engine=engine, siblings=siblings)
-    _prepare(app, siblings, assignment)
+    _beside(app, lambda: _prepare(siblings, engine, assignment), wait=assignment.late)
     listeners = [socket.socket(fileno=listener) for listener in assignment.listeners]
     Worker(_config(settings, app), engine, assignment, channel).run(listeners)
 
@@ -107,19 +109,31 @@ def _config(settings: Settings, app: FastAPI) -> uvicorn.Config:
     )
 
 
-def _prepare(app: FastAPI, siblings: Siblings, assignment: Assignment) -> None:
-    """Have the app prepared when it starts, before it takes connections if it is late."""
+async def _prepare(siblings: Siblings, engine: Engine, assignment: Assignment) -> None:
+    await _freeze(engine)
+    await siblings.prepare(assignment.unloaded)
+
+
+async def _freeze(engine: Engine) -> None:
+    await engine.loaded.wait()
+    # What is there now stays: without this the collector would look through all of it again and again.
+    gc.collect()
+    gc.freeze()
+
+
+def _beside(app: FastAPI, job: Callable[[], Coroutine[Any, Any, None]], wait: bool) -> None:
+    """Have something done when the app starts: before it takes connections, or beside that."""
     lifespan = app.router.lifespan_context
 
     @asynccontextmanager
-    async def prepared(served: Any) -> AsyncIterator[Any]:
+    async def extended(served: Any) -> AsyncIterator[Any]:
         async with lifespan(served) as state:
-            preparing = asyncio.create_task(siblings.prepare(assignment.unloaded))
-            if assignment.late:
-                await preparing
+            doing = asyncio.create_task(job())
+            if wait:
+                await doing
             yield state
 
-    app.router.lifespan_context = prepared
+    app.router.lifespan_context = extended
 
 
 if __name__ == "__main__":

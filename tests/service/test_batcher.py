@@ -1,8 +1,10 @@
 """The micro-batcher and the lane, with a runtime whose runs the test opens and closes."""
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -11,11 +13,13 @@ import pytest
 from numpy.typing import NDArray
 
 from softrisk_core.manifest import OUTPUTS, InputSpec
-from softrisk_service.batcher import Batcher, Outcome, Ticket
+from softrisk_service import batcher as batcher_module
+from softrisk_service.batcher import Batcher, QueueLimits
 from softrisk_service.errors import DeadlineError, InvalidInputError, NotReadyError, QueueFullError
 from softrisk_service.lane import Lane
 from softrisk_service.outcome import Rows
 from softrisk_service.plan import Plan
+from softrisk_service.tickets import Outcome, Ticket
 
 Numbers = NDArray[np.float32]
 
@@ -31,7 +35,7 @@ class GatedRuntime:
         self.started = threading.Semaphore(0)
         self.sizes: list[int] = []
         self.threads: set[str] = set()
-        self.plan = Plan(batch_size=8, inline_size=0)
+        self.plan = Plan(batch_size=8, inline_size=0, row_seconds=1e-9)
 
     def run(self, inputs: dict[str, Numbers]) -> dict[str, NDArray[Any]]:
         self.threads.add(threading.current_thread().name)
@@ -66,6 +70,7 @@ class CountingMetrics:
 
 class FutureTicket(Ticket):
     def __init__(self) -> None:
+        super().__init__()
         self.answer: asyncio.Future[Rows] = asyncio.get_running_loop().create_future()
 
     def deliver(self, outcome: Outcome) -> None:
@@ -112,11 +117,19 @@ async def lane(runtime: GatedRuntime) -> AsyncIterator[Lane]:
 
 @pytest.fixture
 async def make(lane: Lane, runtime: GatedRuntime, metrics: CountingMetrics) -> Any:
-    def build(batch_size: int = 8, queue_size: int = 16, inline_size: int = 0, by: Any = runtime) -> Submitter:
-        by.plan = Plan(batch_size, inline_size)
+    def build(
+        batch_size: int = 8,
+        queue_size: int = 16,
+        inline_size: int = 0,
+        by: Any = runtime,
+        row_seconds: float = 1e-9,
+        queue_bytes: int = 10**9,
+    ) -> Submitter:
+        by.plan = Plan(batch_size, inline_size, row_seconds)
+        limits = QueueLimits(queue_size, queue_bytes, LATER)
         # Stand-ins with the same methods, and nothing else in common.
         stand_ins: Any = (by, metrics)
-        return Submitter(Batcher(*stand_ins, specs=[SPEC], lane=lane, queue_size=queue_size))
+        return Submitter(Batcher(*stand_ins, specs=[SPEC], lane=lane, limits=limits))
 
     return build
 
@@ -212,7 +225,7 @@ async def test_an_infinite_answer_fails_alone(make: Make, runtime: GatedRuntime,
     assert isinstance(results[1], InvalidInputError)
     assert [labels(results[0]), labels(results[2])] == [[1, 7], [3, 7]]
     assert runtime.sizes == [6]
-    assert metrics.rows == 5
+    assert metrics.rows == 4  # those of the requests that got an answer
 
 
 async def test_closing_ends_the_running_batch_and_refuses_the_rest(make: Make, runtime: GatedRuntime) -> None:
@@ -267,7 +280,7 @@ async def test_values_outside_the_domain_are_refused_alone(
     runtime.gate.set()
     stand_ins: Any = (runtime, metrics)
     spec = InputSpec(name="x", shape=(-1, 1), domain=(0, 10))
-    batcher = Submitter(Batcher(*stand_ins, specs=[spec], lane=lane, queue_size=16))
+    batcher = Submitter(Batcher(*stand_ins, specs=[spec], lane=lane, limits=QueueLimits(16, 10**9, LATER)))
     futures = [batcher.submit(x(*values)) for values in ((1,), (2, 11), (np.nan,), (3,))]
     results = await asyncio.gather(*futures, return_exceptions=True)
     assert [labels(results[0]), labels(results[3])] == [[1], [3]]
@@ -276,28 +289,143 @@ async def test_values_outside_the_domain_are_refused_alone(
     assert metrics.rows == 2
 
 
-async def test_models_get_the_same_time_of_the_lane(make: Make, runtime: GatedRuntime) -> None:
-    """A model with a long queue does not keep another one waiting for all of it."""
+@pytest.mark.parametrize("bound", [{"queue_size": 2}, {"row_seconds": LATER / 4}, {"queue_bytes": 11}])
+async def test_no_more_may_wait_than_has_room_time_and_memory(
+    make: Make, runtime: GatedRuntime, bound: dict[str, Any]
+) -> None:
+    batcher = make(**{"queue_size": 16, **bound})
+    running = batcher.submit(x(0))
+    await started(runtime)
+    waiting = [batcher.submit(x(1)), batcher.submit(x(2))]
+    with pytest.raises(QueueFullError):
+        batcher.submit(x(3))
+    with pytest.raises(QueueFullError):
+        batcher.batcher.check_room()
+    runtime.gate.set()
+    await asyncio.gather(running, *waiting)
+    if "queue_size" not in bound:  # an empty queue takes what no other could wait behind
+        assert labels(await batcher.submit(x(1, 2, 3, 4))) == [1, 2, 3, 4]
+
+
+async def test_what_would_come_too_late_is_not_run(
+    make: Make, runtime: GatedRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batcher = make()
+    first = batcher.submit(x(0))
+    await started(runtime)
+    late, in_time = batcher.submit(x(1), 30), batcher.submit(x(2), LATER)
+    clock = time.perf_counter
+    monkeypatch.setattr(
+        "softrisk_service.batcher.time.perf_counter", lambda: clock() + 20
+    )  # more than half of its time
+    finish = batcher.batcher._lane._finish
+    monkeypatch.setattr(
+        batcher.batcher._lane, "_finish", lambda model, charged, _, done: finish(model, charged, 8.0, done)
+    )  # as if the last batch had taken so long
+    runtime.gate.set()
+    assert labels(await first) == [0]
+    with pytest.raises(DeadlineError):
+        await late
+    assert labels(await in_time) == [2]
+    assert runtime.sizes == [1, 1]
+
+
+async def test_an_outcome_that_cannot_be_delivered_costs_the_others_nothing(make: Make, runtime: GatedRuntime) -> None:
+    class Broken(Ticket):
+        def deliver(self, outcome: Outcome) -> None:
+            raise OSError("nobody reads the log")
+
+    runtime.gate.set()
+    batcher = make()
+    seen: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: seen.append(context["exception"]))
+    batcher.batcher.submit(Broken(), x(1), time.perf_counter() + LATER)
+    assert labels(await batcher.submit(x(2))) == [2]
+    assert [str(error) for error in seen] == ["nobody reads the log"]
+    assert labels(await batcher.submit(x(3))) == [3]
+
+
+async def test_the_lane_outlives_every_fault(
+    make: Make, runtime: GatedRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: Any) -> Any:
+        raise MemoryError
+
+    runtime.gate.set()
+    batcher = make()
+    with monkeypatch.context() as patched:
+        patched.setattr(batcher_module, "_apart", no_memory)
+        with pytest.raises(MemoryError):
+            await batcher.submit(x(1))
+    assert labels(await batcher.submit(x(2))) == [2]
+
+
+async def test_large_and_withdrawn_requests_leave_nothing_behind(make: Make, runtime: GatedRuntime) -> None:
+    runtime.gate.set()
+    batcher = make(batch_size=2)
+    array = np.zeros((5, 1), np.float32)
+    watched = weakref.ref(array)
+    gc.disable()  # memory that only the collector frees piles up
+    try:
+        assert len(labels(await batcher.submit({"x": array}))) == 5
+        del array
+        await asyncio.sleep(0)
+        assert watched() is None
+        runtime.gate.clear()
+        running = batcher.submit(x(0))
+        await asyncio.sleep(0)
+        array = np.zeros((1, 1), np.float32)
+        watched = weakref.ref(array)
+        batcher.submit({"x": array}).cancel()
+        del array
+        await asyncio.sleep(0)
+        assert watched() is None
+        runtime.gate.set()
+        await running
+    finally:
+        gc.enable()
+
+
+class Named(GatedRuntime):
+    """Notes whose turn it is."""
+
+    def __init__(self, name: str, order: list[str], gate: threading.Event) -> None:
+        super().__init__()
+        self.name = name
+        self.order = order
+        self.gate = gate
+
+    def run(self, inputs: dict[str, Numbers]) -> dict[str, NDArray[Any]]:
+        outputs = super().run(inputs)
+        self.order.append(self.name)
+        time.sleep(0.002)
+        return outputs
+
+
+async def test_models_take_turns(make: Make, runtime: GatedRuntime) -> None:
     order: list[str] = []
-
-    class Named(GatedRuntime):
-        def __init__(self, name: str) -> None:
-            super().__init__()
-            self.name = name
-            self.gate = runtime.gate
-
-        def run(self, inputs: dict[str, Numbers]) -> dict[str, NDArray[Any]]:
-            outputs = super().run(inputs)
-            order.append(self.name)
-            time.sleep(0.002)
-            return outputs
-
-    busy, quick = (make(batch_size=1, queue_size=100, by=Named(name)) for name in ("busy", "quick"))
+    busy, quick = (
+        make(batch_size=1, queue_size=100, by=Named(name, order, runtime.gate)) for name in ("busy", "quick")
+    )
     futures = [busy.submit(x(value)) for value in range(20)]
     futures += [quick.submit(x(value)) for value in range(3)]
     runtime.gate.set()
     await asyncio.gather(*futures)
     assert max(index for index, name in enumerate(order) if name == "quick") < 10
+
+
+async def test_what_a_model_ran_inline_is_not_held_against_it(make: Make, runtime: GatedRuntime) -> None:
+    runtime.gate.set()
+    order: list[str] = []
+    inline = make(batch_size=4, inline_size=1, queue_size=100, by=Named("inline", order, runtime.gate))
+    for value in range(20):
+        assert labels(await inline.submit(x(value))) == [value]
+    order.clear()
+    busy = make(batch_size=1, queue_size=100, by=Named("busy", order, runtime.gate))
+    futures = [busy.submit(x(value)) for value in range(10)]
+    futures += [inline.submit(x(value)) for value in range(2)]  # too many to run inline
+    await asyncio.gather(*futures)
+    assert order.index("inline") < 5
 
 
 async def test_nothing_is_mixed_up_under_load(make: Make, runtime: GatedRuntime) -> None:

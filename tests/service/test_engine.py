@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from softrisk_core.bundle import MANIFEST, MODEL
 from softrisk_core.repository import Repository
 from softrisk_service.errors import ConfigurationError
-from softrisk_service.loading import check_repository
+from softrisk_service.listing import check_repository
 from softrisk_service.schemas import Readiness
 from softrisk_service.settings import Settings
 

@@ -146,3 +146,12 @@ async def test_an_upgrade_without_a_body_is_ignored(connection: Connection) -> N
     reader, writer = connection
     writer.write(GET[:-2] + UPGRADE + b"\r\n")
     await asyncio.wait_for(reader.readuntil(b"\r\n\r\nok"), 10)
+
+
+@pytest.mark.usefixtures("short_heads")
+async def test_a_body_whose_answer_was_early_does_not_hold_the_connection(connection: Connection) -> None:
+    reader, writer = connection
+    writer.write(b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: 100\r\n\r\n")
+    await asyncio.wait_for(reader.readuntil(b"\r\n\r\nok"), 10)
+    writer.write(b"x")
+    assert await asyncio.wait_for(reader.read(), 10) == b""

@@ -287,6 +287,22 @@ async def test_a_retired_version_is_freed_when_the_last_request_lets_go(
             await freed.wait()
 
 
+def test_a_model_deleted_between_two_looks_hides_no_other(
+    tmp_path: Path, make_bundle: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_bundle(tmp_path)
+    versions = Repository.versions
+
+    def vanishing(repository: Repository, name: str) -> list[int]:
+        if name == "going":
+            raise FileNotFoundError(2, "No such file or directory")
+        return versions(repository, name)
+
+    monkeypatch.setattr(Repository, "models", lambda _: ["going", "gone", "tiny"])
+    monkeypatch.setattr(Repository, "versions", vanishing)
+    assert list(look(Repository(tmp_path))) == ["tiny"]
+
+
 async def test_loading_and_unloading_on_request(tmp_path: Path, make_bundle: Any) -> None:
     make_bundle(tmp_path)
     make_bundle(tmp_path, "other")

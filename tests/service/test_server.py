@@ -55,9 +55,47 @@ def test_what_is_not_http_is_a_problem_document(running: Run, repository: Path) 
 
 
 def test_importing_the_service_imports_no_torch() -> None:
-    program = "import sys, softrisk_service.cli; sys.exit(' '.join({'torch', 'scipy', 'onnx'} & set(sys.modules)) or 0)"
+    program = """
+import sys, softrisk_service.cli, softrisk_service.worker
+sys.exit(' '.join({'torch', 'scipy', 'onnx'} & set(sys.modules)) or 0)
+"""
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_the_supervisor_holds_no_onnxruntime() -> None:
+    program = "import softrisk_service.cli, sys; assert 'onnxruntime' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_what_is_loaded_is_left_to_itself_by_the_collector(running: Run, repository: Path) -> None:
+    program = """
+import gc, json
+from softrisk_core.cli import main
+gc.freeze = lambda: print(json.dumps({"event": "frozen"}), flush=True)
+main()
+"""
+    with running(repository, program=program) as server:
+        server.read_until("frozen")
+
+
+@pytest.mark.parametrize("console", [True, False])
+def test_logs_that_nobody_reads_harm_nobody(console: bool) -> None:
+    program = f"""
+import os, structlog
+from softrisk_service.logs import configure_logs
+from softrisk_service.settings import Settings
+configure_logs(Settings(console_logs={console}))
+for _ in range(1000):
+    structlog.get_logger().info("nobody reads this")
+os._exit(0)
+"""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        subprocess.run([sys.executable, "-c", program], stdout=writer, check=True)
+    finally:
+        os.close(writer)
 
 
 def test_sigterm_turns_readiness_off_and_lets_requests_finish(running: Run, repository: Path, images: Pixels) -> None:

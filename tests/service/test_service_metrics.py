@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.openmetrics import parser
 
-from softrisk_service.histograms import Histogram
+from softrisk_service.metrics import Metrics
+from softrisk_service.series import Histogram
 
 # The library's parser has no annotations.
 parse: Callable[[str], Iterator[Metric]] = parser.text_string_to_metric_families
@@ -178,3 +179,10 @@ def test_a_histogram_has_its_name_for_itself() -> None:
     assert histogram.labels("m") is histogram.labels("m")
     with pytest.raises(ValueError, match="Duplicated"):
         Histogram("softrisk_x", "Text.", (1,), ["model"], registry)
+
+
+def test_a_request_without_a_status_is_counted() -> None:
+    registry = CollectorRegistry()
+    Metrics(registry).count_request("", "", "v1", 0)
+    labels = {"model": "", "version": "", "protocol": "v1", "code": "0"}
+    assert registry.get_sample_value("softrisk_inference_requests_total", labels) == 1

@@ -5,6 +5,7 @@ That it answers as the ordinary way does is tested with the protocols, whose tes
 
 import asyncio
 import contextlib
+import gc
 import gzip
 import json
 from collections.abc import AsyncIterator, Callable
@@ -18,7 +19,9 @@ from structlog.testing import capture_logs
 
 from softrisk_service import protocol
 from softrisk_service.codecs import v2
+from softrisk_service.exchange import Exchange
 from softrisk_service.routes.inference import InferenceRoute
+from softrisk_service.shortcut import ShortcutProtocol
 
 Pixels = Callable[[int, int], NDArray[np.float32]]
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -263,3 +266,98 @@ async def test_a_caller_that_left_is_withdrawn(wire: Any, images: Pixels, monkey
     assert batcher.depth == 0
     labels = {"model": "tiny", "version": "2", "protocol": "v2", "code": "499"}
     assert wire.value("softrisk_inference_requests_total", **labels) == 1
+
+
+async def test_a_repeated_head_is_read_once_and_means_the_same(
+    wire: Any, images: Pixels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[ShortcutProtocol] = []
+    begin = ShortcutProtocol.on_message_begin
+
+    def noted(self: ShortcutProtocol) -> None:
+        parsed.append(self)
+        begin(self)
+
+    monkeypatch.setattr(ShortcutProtocol, "on_message_begin", noted)
+    rows = images(12, 4)
+    async with connected(wire) as (reader, writer):
+
+        async def label(index: int, *headers: str, split: int = 0) -> int:
+            data = request(INFER, infer(rows[index : index + 1], id=f"{index:02d}"), *headers)
+            for piece in (data[: -split or None], data[len(data) - split :] if split else b""):
+                writer.write(piece)
+                await writer.drain()
+                await asyncio.sleep(0.01 if split else 0)
+            status, _, document = await answer(reader)
+            assert (status, document["id"]) == (200, f"{index:02d}")
+            return int(document["outputs"][0]["data"][0])
+
+        found = [await label(index) for index in range(4)]
+        lengths = {len(infer(rows[index : index + 1], id="00")) for index in range(4)}
+        if len(lengths) == 1:
+            assert len(parsed) == 1
+        # Another head, a body in pieces, another request in between: parsed again, and right.
+        found.append(await label(4, "X-Request-ID: other"))
+        found.append(await label(5, split=30))
+        writer.write(b"GET /livez HTTP/1.1\r\nHost: here\r\n\r\n")
+        assert (await answer(reader))[2] == {"live": True}
+        found += [await label(index) for index in range(6, 12)]
+    expected = (await wire.client.post(PREDICT, json={"instances": rows.tolist()})).json()["predictions"]
+    assert found == [one["label"] for one in expected]
+
+
+async def test_empty_lines_between_requests_are_not_a_request(wire: Any, images: Pixels) -> None:
+    async with connected(wire) as (reader, writer):
+        writer.write(request(INFER, b""))
+        assert (await answer(reader))[0] == 400
+        for _ in range(3):
+            writer.write(b"\r\n\r\n")
+            await writer.drain()
+            await asyncio.sleep(0.02)
+        writer.write(request(INFER, infer(images(1, 1), id="after")))
+        status, _, document = await answer(reader)
+        assert (status, document["id"]) == (200, "after")
+
+
+async def test_a_head_behind_the_end_of_a_long_body_is_not_too_long(wire: Any, images: Pixels) -> None:
+    first = request(INFER, infer(images(1, 1), id="first") + b" " * 100_000)
+    second = request(INFER, infer(images(1, 1), id="second"))
+    async with connected(wire) as (reader, writer):
+        writer.write(first + second[:30])
+        assert (await answer(reader))[2]["id"] == "first"
+        writer.write(second[30:])
+        assert (await answer(reader))[2]["id"] == "second"
+
+
+async def test_nothing_is_answered_behind_a_connection_that_closes(
+    repository: Path, serve: Any, images: Pixels
+) -> None:
+    async with serve(repository, sockets=True, max_body_bytes=10_000, max_json_bytes=10_000) as running:
+        async with connected(running) as (reader, writer):
+            predict = json.dumps({"instances": [{"b64": "AAAA"}]}).encode()
+            writer.write(
+                request(INFER, b" " * 20_000) + request(PREDICT, predict) + request(INFER, infer(images(1, 1)))
+            )
+            status, headers, _ = await answer(reader)
+            assert (status, headers["connection"]) == (413, "close")
+            assert await asyncio.wait_for(reader.read(), 10) == b""
+        assert running.value("softrisk_internal_errors_total") == 0
+        labels = {"model": "tiny", "version": "2", "protocol": "v2", "code": "499"}
+        assert not running.value("softrisk_inference_requests_total", **labels)
+
+
+async def test_what_was_refused_by_its_head_is_not_kept(repository: Path, serve: Any, images: Pixels) -> None:
+    async with serve(repository, sockets=True, queue_size=4, max_instances=4) as running:
+        batcher = running.engine.find("tiny").batcher
+        batcher._rows += 4
+        gc.collect()
+        gc.disable()
+        try:
+            async with connected(running) as (reader, writer):
+                for _ in range(20):
+                    writer.write(request(INFER, infer(images(1, 1))))
+                    assert (await answer(reader))[0] == 429
+                assert sum(type(found) is Exchange for found in gc.get_objects()) <= 1
+        finally:
+            gc.enable()
+            batcher._rows -= 4

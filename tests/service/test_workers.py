@@ -6,6 +6,7 @@ import os
 import re
 import select
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -269,6 +270,37 @@ def test_elsewhere_several_workers_are_refused(monkeypatch: pytest.MonkeyPatch) 
     assert Settings(workers=1).workers == 1
     with pytest.raises(ValueError, match="on Linux only"):
         Settings(workers=2)
+
+
+def test_a_worker_that_cannot_be_started_is_tried_again(running: Run, repository: Path, body: bytes) -> None:
+    program = """
+import itertools, subprocess
+from softrisk_service import supervisor
+from softrisk_core.cli import main
+supervisor.RETRY_SECONDS = 0.01
+calls, start = itertools.count(1), subprocess.Popen
+def limited(*args, **options):
+    if next(calls) == 3:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+    return start(*args, **options)
+subprocess.Popen = limited
+main()
+"""
+    with running(repository, "--no-access-log", workers=2, program=program) as server:
+        os.kill(server.workers[0], signal.SIGKILL)
+        assert "temporarily unavailable" in server.read_until("worker not started")["reason"]
+        server.read_until("worker up")
+        assert post(server.url, body) == 200
+
+
+def test_if_no_worker_can_be_started_the_service_ends(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    settings = Settings(repository=repository, workers=2)
+    with pytest.raises(WorkerError, match=r"no worker can be started: .*temporarily unavailable"):
+        supervisor.Supervisor(settings, listen("127.0.0.1", 0)).run()
 
 
 def test_workers_that_never_start_end_the_service(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,5 @@
 """What the headers of a request say about its body, and those of an answer."""
 
-from functools import lru_cache
 from typing import Final, NamedTuple
 
 from softrisk_service.codecs.body import JSON
@@ -39,9 +38,8 @@ class Answer(NamedTuple):
     header_length: int | None = None
 
 
-@lru_cache(maxsize=256)
 def read_envelope(content_type: str | None, content_encoding: str | None, inference_header: str | None) -> Envelope:
-    """Read the headers; remembered, since clients send the same ones again and again.
+    """Read the headers.
 
     Args:
         content_type: Value of `Content-Type`, None without one: JSON, as the protocols' clients mean it.

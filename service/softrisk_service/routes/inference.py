@@ -10,7 +10,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive
 
-from softrisk_service.batcher import Outcome, Ticket
 from softrisk_service.catalogue import ServedVersion
 from softrisk_service.codecs.allowance import Allowance
 from softrisk_service.codecs.body import JSON, inflate, read_body
@@ -28,6 +27,7 @@ from softrisk_service.inference import (
     is_short,
 )
 from softrisk_service.outcome import Inputs, Rows
+from softrisk_service.tickets import Outcome, Ticket
 
 T = TypeVar("T")
 
@@ -65,7 +65,8 @@ class InferenceRoute:
             headers.get("content-type"), headers.get("content-encoding"), headers.get(HEADER_LENGTH)
         )
         body = await self._read(request, envelope)
-        deadline = self._inference.deadline()
+        arrived = time.perf_counter()
+        deadline = arrived + self._inference.settings.deadline_seconds
         allowance = self._inference.allowance()
         try:
             async with asyncio.timeout(deadline - time.perf_counter()):
@@ -137,9 +138,8 @@ async def _run(served: ServedVersion, inputs: Inputs, deadline: float, receive: 
 class _FutureTicket(Ticket):
     """A ticket whose outcome can be awaited."""
 
-    __slots__ = ("answer",)
-
     def __init__(self) -> None:
+        super().__init__()
         self.answer: asyncio.Future[Rows] = asyncio.get_running_loop().create_future()
 
     def deliver(self, outcome: Outcome) -> None:

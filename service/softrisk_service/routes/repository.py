@@ -115,7 +115,7 @@ def repository_routes(engine: Engine, control: Control) -> APIRouter:
         openapi_extra=_described(_with_parameters(LoadParameters)),
     )
     async def load(request: Request, model: str) -> Response:
-        parameters = _checked(LoadParameters, (await _read(request)).get("parameters", {}), "parameters")
+        parameters = await _parameters(LoadParameters, request)
         await control.load_model(model, parameters.version)
         return JSONResponse({})
 
@@ -127,11 +127,15 @@ def repository_routes(engine: Engine, control: Control) -> APIRouter:
         openapi_extra=_described(_with_parameters(UnloadParameters)),
     )
     async def unload(request: Request, model: str) -> Response:
-        _checked(UnloadParameters, (await _read(request)).get("parameters", {}), "parameters")
+        await _parameters(UnloadParameters, request)
         await control.unload_model(model)
         return JSONResponse({})
 
     return router
+
+
+async def _parameters(model: type[P], request: Request) -> P:
+    return _checked(model, (await _read(request)).get("parameters", {}), "parameters")
 
 
 async def _read(request: Request) -> dict[str, Any]:
