@@ -16,6 +16,8 @@ _ENOUGH: Final = 0.985
 _GAIN: Final = 1.01
 """Larger sizes than one that is not better by this factor are not tried, once there is company at all."""
 _COMPANY: Final = 8
+_ENOUGH_INLINE: Final = 0.95
+"""The same for models of microseconds, whose smaller batches overlap better with the work of the event loop."""
 _LONGEST_TRIAL: Final = 0.25
 """Sizes larger than one whose run takes this long are not tried."""
 
@@ -45,7 +47,8 @@ class Plan:
         throughput = {size: _throughput(size, taken) for size, taken in seconds.items()}
         best = max(throughput.values())
         inline = [size for size, taken in seconds.items() if taken <= inline_seconds]
-        size = min(size for size in seconds if throughput[size] >= _ENOUGH * best)
+        enough = _ENOUGH_INLINE if inline else _ENOUGH
+        size = min(size for size in seconds if throughput[size] >= enough * best)
         return cls(size, max(inline, default=0), seconds[size] / size)
 
 
