@@ -139,7 +139,7 @@ async def offer(plan: Plan) -> dict[str, Any]:
                 sent += 1
             else:
                 not_sent += 1
-        await asyncio.sleep(0.0005)
+        await asyncio.sleep(0.001)  # uvloop rounds shorter ones to nothing, and would keep a core busy
     answers.expect(sent)
     with suppress(TimeoutError):
         await asyncio.wait_for(answers.complete.wait(), _PATIENCE_SECONDS)

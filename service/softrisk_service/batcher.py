@@ -34,6 +34,9 @@ from softrisk_service.values import check_values, valid
 
 _TOO_LATE: Final = "the server is overloaded, the answer was not there in time; try again"
 
+_MEMORY: Final = 0.8
+"""Weight of the pace so far when a batch shows another one."""
+
 _LONG_RUN: Final = 2e-3
 """After longer runs the next one begins at once, with whatever waits by then, or cores would be idle for a turn of the
 event loop; after shorter ones a turn is better spent collecting, since larger batches cost less."""
@@ -96,8 +99,9 @@ class Batcher:
         self._inline_size = runtime.plan.inline_size
         self._most = limits.instances
         row_bytes = sum(4 * math.prod(spec.instance_shape) for spec in specs)
-        in_time = _WORTH * limits.deadline_seconds / runtime.plan.row_seconds
-        self._room = max(1, min(limits.instances, limits.bytes // row_bytes, int(in_time)))
+        self._fits = max(1, min(limits.instances, limits.bytes // row_bytes))
+        self._patience = _WORTH * limits.deadline_seconds
+        self._set_pace(runtime.plan.row_seconds)
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[Ticket] = deque()
         self._running: set[Ticket] = set()
@@ -202,6 +206,8 @@ class Batcher:
 
         def finish(runs: list[_Run]) -> None:
             self._in_lane -= 1
+            rows = sum(ticket.rows for ticket in batch)
+            self._set_pace(_MEMORY * self._pace + (1 - _MEMORY) * sum(run.seconds for run in runs) / rows)
             self._finish(runs)
             self._schedule()
 
@@ -209,6 +215,11 @@ class Batcher:
             return partial(finish, self._run(batch))
 
         return run
+
+    def _set_pace(self, row_seconds: float) -> None:
+        """Let no more wait than can be run in time at this pace: other work on the machine slows it down."""
+        self._pace = row_seconds
+        self._room = max(1, min(self._fits, int(self._patience / row_seconds)))
 
     def _refuse(self, rows: int) -> NoReturn:
         if self._closed:

@@ -307,6 +307,28 @@ async def test_no_more_may_wait_than_has_room_time_and_memory(
         assert labels(await batcher.submit(x(1, 2, 3, 4))) == [1, 2, 3, 4]
 
 
+async def test_a_model_that_became_slow_lets_fewer_wait(make: Make, runtime: GatedRuntime) -> None:
+    class Slow(GatedRuntime):
+        def run(self, inputs: dict[str, Numbers]) -> dict[str, NDArray[Any]]:
+            outputs = super().run(inputs)
+            time.sleep(LATER / 1000)
+            return outputs
+
+    slow = Slow()
+    slow.gate.set()
+    batcher = make(batch_size=1, queue_size=1000, by=slow)  # loaded as if it took no time
+    await asyncio.gather(*(batcher.submit(x(value)) for value in range(12)))
+    slow.gate.clear()
+    waiting = []
+    with pytest.raises(QueueFullError):
+        for value in range(1000):
+            waiting.append(batcher.submit(x(value)))
+    assert 100 < len(waiting) < 900  # half of the deadline is worth 500
+    for answer in waiting:
+        answer.cancel()
+    slow.gate.set()
+
+
 async def test_what_would_come_too_late_is_not_run(
     make: Make, runtime: GatedRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
