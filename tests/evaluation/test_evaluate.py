@@ -130,6 +130,19 @@ def test_another_checkpoint_is_refused(softrisk: Softrisk, repository: Path, che
     assert "different classifiers" in printed
 
 
+def test_a_twin_is_judged_with_the_checkpoint_behind_it(
+    softrisk: Softrisk, repository: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    digits, rows = load_data("digits"), load_checkpoint(checkpoint).splits.calibration
+    np.savez(tmp_path / "clean.npz", images=digits.images[rows], labels=digits.labels[rows])
+    softrisk(
+        "calibrate", repository / "digits", "--data", tmp_path / "clean.npz", "--precision", "int8", "--alpha", "0.1"
+    )
+    assert load_bundle(repository / "digits" / "2").manifest.parity.source > 1e-3
+    softrisk("evaluate", repository / "digits" / "2", "--checkpoint", checkpoint, *QUICK)
+    assert (repository / "digits" / "2" / "report" / "report.json").is_file()
+
+
 def test_rows_that_were_seen_are_left_out(
     softrisk: Softrisk, repository: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
