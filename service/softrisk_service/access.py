@@ -76,7 +76,7 @@ class Recorder:
     def __init__(self, metrics: Metrics, access_log: bool) -> None:
         self._metrics = metrics
         self._access_log = access_log
-        # Unique over processes and restarts, and ten times as quick as random numbers for each.
+        # Unique over processes and restarts, without asking the system for random numbers each time.
         self._series = os.urandom(6).hex()
         self._numbers = itertools.count(1)
 

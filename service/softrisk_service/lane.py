@@ -40,7 +40,7 @@ class Lane:
     """See the module."""
 
     def __init__(self) -> None:
-        # A thread and a queue of our own: an executor's futures would cost three times as much a batch.
+        # A thread and a queue of our own, without an executor's two futures for each batch.
         self._batches: SimpleQueue[_Batch | None] = SimpleQueue()
         self._thread = Thread(target=self._work, name="softrisk-run", daemon=True)
         self._thread.start()

@@ -28,7 +28,7 @@ HEAD_SECONDS: Final = 30.0
 
 
 TICK_SECONDS: Final = 1.0
-"""How often the connections are looked at; a timer for each request would cost more than reading its head."""
+"""How often the connections are looked at; instead of a timer for each request."""
 
 _watched: WeakSet[ServerState] = WeakSet()
 

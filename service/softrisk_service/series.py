@@ -1,7 +1,6 @@
 """Prometheus counters and histograms cheap enough to be always on: no locks, and whole arrays in one numpy pass.
 
-Written by the event loop alone, so the locks of prometheus_client's own would guard nothing; they cost three times as
-much a value.
+Written by the event loop alone, so the locks of prometheus_client's own would guard nothing.
 """
 
 from bisect import bisect_left
