@@ -46,7 +46,8 @@ def _ready(url: str, seconds: float = 30) -> bool:
 
 
 def _show(url: str, path: Path) -> bool:
-    from softrisk_attacks.standard import pgd, run_attack
+    from softrisk_attacks.attack import run_attack
+    from softrisk_attacks.standard import pgd
     from softrisk_training.checkpoint import build_model, load_checkpoint
     from softrisk_training.data import load_data
 
@@ -54,7 +55,7 @@ def _show(url: str, path: Path) -> bool:
     data = load_data(checkpoint.data_location)
     rows = checkpoint.splits.test
     clean, labels = data.inputs(rows), data.labels[rows]
-    attacked = run_attack(build_model(checkpoint), clean, labels, pgd(EPSILON, steps=20), seed=0)
+    attacked = run_attack(build_model(checkpoint), clean, labels, pgd(EPSILON, steps=20), seed=0).inputs
     Image.fromarray((clean[0, 0] * 255).round().astype(np.uint8)).save(path.with_name("digit.png"))
 
     with Client(url, model=path.stem) as client:

@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 from torch import nn
 
-from softrisk_attacks.standard import Attack, fgsm, pgd, run_attack
+from softrisk_attacks.attack import Attack, run_attack
+from softrisk_attacks.standard import fgsm, pgd
 from softrisk_evaluation.artifact import Answers, Artifact
 from softrisk_evaluation.detection import detect
 from softrisk_evaluation.report import AttackResult, Proportion, Settings, WorstCase
@@ -66,7 +67,7 @@ def run_one(
         progress: Gets a task.
     """
     task = progress.add_task(attack.label, total=len(inputs))
-    adversarial = run_attack(
+    outcome = run_attack(
         model,
         inputs,
         labels,
@@ -74,7 +75,7 @@ def run_one(
         seed=seed,
         on_progress=lambda done, total: progress.update(task, completed=done, total=total),
     )
-    answers = artifact.answer(adversarial)
+    answers = artifact.answer(outcome.inputs)
     was_right, is_right = clean_labels == labels, answers.label == labels
     return Attacked(attack, answers, right=was_right & is_right, successful=was_right & ~is_right)
 
