@@ -6,7 +6,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
@@ -18,7 +18,16 @@ from softrisk_training.losses import DRSL, LOSSES, DRSLForm, Loss, make_loss
 
 Batch = tuple[Tensor, Tensor]
 FORMS = get_args(DRSLForm)
+FLAT_FORMS = [form for form in FORMS if form != "authors-vectorised"]
+"""The forms that are 0 where all classes but the label are equal, at whatever level."""
 ALL_LOSSES = [make_loss(name) for name in LOSSES if name != "drsl"] + [DRSL(form) for form in FORMS]
+
+
+def name_of(loss: Loss) -> str:
+    return f"{loss.name}-{loss.settings['form']}" if "form" in loss.settings else loss.name
+
+
+INVARIANT = [loss for loss in ALL_LOSSES if name_of(loss) not in ("logit-squeezing", "drsl-authors-vectorised")]
 
 
 @st.composite
@@ -72,7 +81,7 @@ def test_the_probability_form_is_the_formula_of_the_paper(batch: Batch) -> None:
     assert DRSL("probability").penalty(logits, labels).item() == pytest.approx(np.mean(distances), abs=2e-6)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", FLAT_FORMS)
 @given(batch=batches(), level=st.floats(-20, 20))
 def test_a_penalty_is_zero_where_all_other_classes_are_equal_and_only_there(
     form: DRSLForm, batch: Batch, level: float
@@ -85,14 +94,14 @@ def test_a_penalty_is_zero_where_all_other_classes_are_equal_and_only_there(
     assert DRSL(form).penalty(uneven, labels).item() > 1e-3
 
 
-@pytest.mark.parametrize("loss", ALL_LOSSES, ids=lambda loss: f"{loss.name}-{loss.settings.get('form', '')}")
+@pytest.mark.parametrize("loss", INVARIANT, ids=name_of)
 @given(batch=batches(), shift=st.floats(-50, 50))
 def test_a_common_shift_of_the_logits_changes_nothing(loss: Loss, batch: Batch, shift: float) -> None:
     logits, labels = batch
     assert loss(logits + shift, labels).item() == pytest.approx(loss(logits, labels).item(), rel=1e-6, abs=1e-5)
 
 
-@pytest.mark.parametrize("form", ["logit", "authors", "conditional"])
+@pytest.mark.parametrize("form", ["logit", "authors", "authors-vectorised", "conditional"])
 @given(batch=batches())
 def test_the_penalty_leaves_the_logit_of_the_label_alone(form: DRSLForm, batch: Batch) -> None:
     logits, labels = batch
@@ -102,19 +111,21 @@ def test_the_penalty_leaves_the_logit_of_the_label_alone(form: DRSLForm, batch: 
     assert logits.grad.gather(1, labels[:, None]).abs().max() == 0
 
 
-@pytest.mark.parametrize("loss", ALL_LOSSES, ids=lambda loss: f"{loss.name}-{loss.settings.get('form', '')}")
+@pytest.mark.parametrize("loss", ALL_LOSSES, ids=name_of)
 @given(batch=batches(scale=1e4, min_classes=2))
 def test_value_and_gradient_are_finite_in_float32_at_huge_logits(loss: Loss, batch: Batch) -> None:
+    assume(loss.name != "guided-complement" or batch[0].shape[1] > 2)
     logits, labels = batch[0].float().requires_grad_(), batch[1]
     value = loss(logits, labels)
     torch.autograd.backward(value)
     assert logits.grad is not None
     assert math.isfinite(value.item())
     assert torch.isfinite(logits.grad).all()
-    assert value.item() >= 0
+    # An entropy near its maximum may round to the other side of it.
+    assert value.item() >= -1e-6
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", FLAT_FORMS)
 def test_with_two_classes_drsl_is_cross_entropy(form: DRSLForm) -> None:
     logits, labels = torch.tensor([[1.0, -2.0], [0.5, 3.0]]), torch.tensor([0, 0])
     assert DRSL(form, tau=1)(logits, labels).item() == pytest.approx(make_loss("ce")(logits, labels).item(), abs=2e-6)
@@ -145,7 +156,7 @@ def test_a_loss_knows_what_it_was_made_with() -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("hinge", {}, "unknown loss 'hinge': choose one of ce, mae, gce, label-smoothing, drsl"),
+        ("hinge", {}, "unknown loss 'hinge': choose one of ce, label-smoothing, focal"),
         ("ce", {"tau": 0.3}, "has no setting 'tau': it takes none"),
         ("gce", {"tau": 0.3}, "it takes q"),
         ("gce", {"q": 0.0}, r"q .* must be in \(0, 1\]"),

@@ -42,3 +42,17 @@ def augment(inputs: Tensor, kind: Augmentation, generator: np.random.Generator) 
     at_columns = torch.from_numpy(columns).to(inputs.device)[:, None, :]
     # Three index tensors around a slice put the channels last.
     return padded[images, :, at_rows, at_columns].permute(0, 3, 1, 2)
+
+
+def add_noise(inputs: Tensor, std: float, generator: np.random.Generator) -> Tensor:
+    """Add Gaussian noise to pixels, and clip them to [0, 1].
+
+    Args:
+        inputs: Shape (B, C, H, W), in [0, 1].
+        std: Standard deviation, in units of [0, 1] pixels; 0 draws nothing.
+        generator: Draws the noise.
+    """
+    if std == 0:
+        return inputs
+    noise = torch.from_numpy(generator.standard_normal(inputs.shape, dtype=np.float32))
+    return (inputs + std * noise.to(inputs.device)).clamp(0, 1)

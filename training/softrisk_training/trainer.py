@@ -1,9 +1,9 @@
 """The training loop: seeded, resumable after every epoch, the same to the last bit either way.
 
-Row order and augmentation of an epoch are drawn from (seed, epoch) alone, the learning rate is a function of the
-step, and nothing else draws random numbers once the weights are initialised. So an interrupted run needs no random
-state to go on exactly as it would have. (On the same machine, CPU and number of threads: sums of floats depend on
-their order.)
+Row order, augmentation, noise and the starts of attacks of an epoch are drawn from (seed, epoch) alone, the learning
+rate is a function of the step, and nothing else draws random numbers once the weights are initialised. So an
+interrupted run needs no random state to go on exactly as it would have. (On the same machine, CPU and number of
+threads: sums of floats depend on their order.)
 """
 
 import math
@@ -17,16 +17,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from softrisk_training.augmentation import Augmentation, augment
+from softrisk_training.adversarial import NO_ADVERSARY, Adversary, batch_loss, best_epoch, collapsed, probe_robustness
+from softrisk_training.augmentation import Augmentation, add_noise, augment
 from softrisk_training.checkpoint import Checkpoint, read_payload, tool_versions, write_payload
 from softrisk_training.data import ImageData, Splits, absolute_location
 from softrisk_training.errors import TrainingError
-from softrisk_training.losses import Loss, make_loss
+from softrisk_training.label_noise import with_label_noise
+from softrisk_training.losses import DRSL, Loss, make_loss
 from softrisk_training.models import Classifier, Optimizer, build_classifier
 
 STATE_FORMAT: Final = "softrisk-training-state"
 EVALUATION_BATCH: Final = 500
-HISTORY: Final = ("loss", "accuracy", "selection_accuracy")
+HISTORY: Final = ("loss", "accuracy", "selection_accuracy", "robust_accuracy")
+RECORDED: Final = (
+    *("batch_size", "optimizer", "learning_rate", "weight_decay", "augmentation", "bfloat16"),
+    *("tau_warm_up", "label_noise", "input_noise"),
+)
+"""Fields of `TrainingConfig` that the settings of a checkpoint repeat."""
+
 WARM_UP: Final = 0.25
 """Share of the steps in which the learning rate rises."""
 
@@ -47,7 +55,11 @@ class TrainingConfig:
         weight_decay: Decoupled for `adamw`, ℓ2 for `sgd`.
         augmentation: Which changes of the images preserve their label.
         bfloat16: Whether the forward pass runs in bfloat16 autocast; the loss is always float32.
-        seed: Of initialisation, row order and augmentation.
+        seed: Of initialisation, row order, augmentation, noise and attacks.
+        tau_warm_up: Share of the steps, in [0, 1], over which the weight τ of DRSL rises from 0 in a straight line.
+        adversary: Who attacks the training inputs.
+        label_noise: Share of the training labels that are made wrong, in [0, 1].
+        input_noise: Standard deviation of Gaussian noise on training inputs, in units of [0, 1] pixels, ≥ 0.
     """
 
     architecture: str
@@ -62,11 +74,22 @@ class TrainingConfig:
     augmentation: Augmentation
     bfloat16: bool
     seed: int
+    tau_warm_up: float = 0.0
+    adversary: Adversary = NO_ADVERSARY
+    label_noise: float = 0.0
+    input_noise: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "learning_rate", "width"):
             if not getattr(self, name) > 0:
                 raise TrainingError(f"{name.replace('_', ' ')} must be greater than 0, got {getattr(self, name)}")
+        for name in ("tau_warm_up", "label_noise"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise TrainingError(f"{name.replace('_', ' ')} must be in [0, 1], got {getattr(self, name):g}")
+        if not self.input_noise >= 0:
+            raise TrainingError(f"input noise must not be negative, got {self.input_noise:g}")
+        if self.tau_warm_up and self.loss != DRSL.name:
+            raise TrainingError(f"only the loss 'drsl' has a τ to warm up, not {self.loss!r}")
 
 
 @dataclass(frozen=True)
@@ -78,8 +101,9 @@ class Progress:
         steps: Finished steps of all epochs.
         total_steps: Steps that there will be.
         loss: Mean training loss of this epoch so far.
-        accuracy: Training accuracy of this epoch so far, in [0, 1].
+        accuracy: Training accuracy of this epoch so far, in [0, 1], on the inputs that the loss was taken of.
         selection_accuracy: On the selection rows; None until the epoch is finished.
+        robust_accuracy: The same under a short PGD, of an epoch of fast adversarial training; None otherwise.
     """
 
     epoch: int
@@ -88,6 +112,7 @@ class Progress:
     loss: float
     accuracy: float
     selection_accuracy: float | None = None
+    robust_accuracy: float | None = None
 
 
 def state_path(out: Path) -> Path:
@@ -139,7 +164,8 @@ def train(
     """Train a classifier and write its checkpoint.
 
     After every epoch the state is written beside `out`; whenever the process ends, `resume` goes on from there. The
-    weights are those of the last epoch.
+    weights are those of the last epoch, unless fast adversarial training collapses: then they are those of the most
+    robust one, `kept_epoch` in the settings of the checkpoint.
 
     Args:
         config: What to train.
@@ -157,9 +183,13 @@ def train(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loss = make_loss(config.loss, **config.loss_settings)
     model, arguments = _initial_model(config, data, splits.training)
-    model.to(device)
+    # The layout in which convolutions are fastest; values and shapes are the same in any.
+    model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
     optimizer = _make_optimizer(model, config)
     digests = data.digests(np.concatenate([splits.training, splits.selection]))
+    labelled = with_label_noise(data, splits.training, config.label_noise, config.seed)
+    guarded = config.adversary.kind == "fast"
+    most_robust: dict[str, Tensor] = {}
     history: list[dict[str, float]] = []
     state = {"config": asdict(config), "digests": torch.from_numpy(digests.view(np.int64))}
     if resume:
@@ -167,25 +197,37 @@ def train(
         _refuse_other_training(saved, state, state_path(out))
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
-        history = saved["history"]
+        history, most_robust = saved["history"], saved["most_robust"]
 
     def keep_state() -> None:
         parts = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
-        write_payload(state_path(out), STATE_FORMAT, {**state, **parts})
+        write_payload(state_path(out), STATE_FORMAT, {**state, **parts, "most_robust": most_robust})
 
     keep_state()
-    for epoch in range(len(history), config.epochs):
-        for progress in _train_epoch(model, loss, optimizer, config, data, splits.training, epoch, device):
+    while len(history) < config.epochs and not collapsed(history):
+        epoch = len(history)
+        for progress in _train_epoch(model, loss, optimizer, config, labelled, splits.training, epoch, device):
             on_progress(progress)
         finished = replace(progress, selection_accuracy=measure_accuracy(model, data, splits.selection))
-        history.append({name: getattr(finished, name) for name in HISTORY})
+        if guarded:
+            robust = probe_robustness(model, data, splits.selection, config.adversary, config.seed, epoch)
+            finished = replace(finished, robust_accuracy=robust)
+        history.append({name: getattr(finished, name) for name in HISTORY if getattr(finished, name) is not None})
+        if guarded and best_epoch(history) == epoch:
+            most_robust = {name: values.clone() for name, values in model.state_dict().items()}
         keep_state()
         on_progress(finished)
 
+    settings = {name: getattr(config, name) for name in RECORDED} | config.adversary.settings
+    kept = len(history) - 1
+    if collapsed(history):
+        kept = best_epoch(history)
+        model.load_state_dict(most_robust)
+        settings["kept_epoch"] = kept + 1
     checkpoint = Checkpoint(
         architecture=config.architecture,
         arguments=arguments,
-        weights={name: values.cpu() for name, values in model.state_dict().items()},
+        weights={name: values.cpu().contiguous() for name, values in model.state_dict().items()},
         loss=config.loss,
         loss_settings=loss.settings,
         data_source=data.source,
@@ -195,12 +237,9 @@ def train(
         splits=splits,
         digests=digests,
         seed=config.seed,
-        epochs=config.epochs,
-        settings={
-            name: getattr(config, name)
-            for name in ("batch_size", "optimizer", "learning_rate", "weight_decay", "augmentation", "bfloat16")
-        },
-        selection_accuracy=history[-1]["selection_accuracy"],
+        epochs=len(history),
+        settings=settings,
+        selection_accuracy=history[kept]["selection_accuracy"],
         test_accuracy=measure_accuracy(model, data, splits.test),
         history=history,
         versions=tool_versions(),
@@ -235,6 +274,16 @@ def one_cycle(progress: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP)))
 
 
+def warm_up(progress: float, share: float) -> float:
+    """Factor of a weight: from 0 in a straight line to 1 over a share of the steps, and then 1.
+
+    Args:
+        progress: Share of the steps that are done, in [0, 1].
+        share: Length of the rise; 0 for a constant weight.
+    """
+    return min(1.0, progress / share) if share else 1.0
+
+
 def _train_epoch(
     model: nn.Module,
     loss: Loss,
@@ -251,16 +300,18 @@ def _train_epoch(
     model.train()
     for step, batch in enumerate(_batches(generator.permutation(rows), config.batch_size), start=1):
         # Half a step on, so that neither the first nor the last step has learning rate 0.
-        factor = one_cycle((epoch * steps + step - 0.5) / (config.epochs * steps))
+        done = (epoch * steps + step - 0.5) / (config.epochs * steps)
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * factor
+            group["lr"] = config.learning_rate * one_cycle(done)
+        if isinstance(loss, DRSL):
+            loss.tau_share = warm_up(done, config.tau_warm_up)
         inputs = torch.from_numpy(data.inputs(batch)).to(device)
         labels = torch.from_numpy(data.labels[batch]).to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16):
-            logits = model(augment(inputs, config.augmentation, generator))
-        value = loss(logits.float(), labels)
+        inputs = add_noise(augment(inputs, config.augmentation, generator), config.input_noise, generator)
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+        value, logits = batch_loss(model, loss, inputs, labels, config.adversary, generator, bfloat16=config.bfloat16)
         optimizer.zero_grad()
-        value.backward()
+        torch.autograd.backward(value)
         optimizer.step()
 
         total_loss += value.item() * len(batch)
