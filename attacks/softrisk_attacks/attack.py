@@ -68,7 +68,6 @@ class Attack(ABC):
             for all; None for all inputs.
     """
 
-    name: ClassVar[str]
     family: ClassVar[Family]
 
     epsilon: float
@@ -79,6 +78,11 @@ class Attack(ABC):
             raise AttackError(f"epsilon must be in (0, 1], in units of [0, 1] pixels, got {self.epsilon:g}")
         if self.subset is not None and self.subset < 1:
             raise AttackError(f"subset must be at least 1, or None for all inputs, got {self.subset}")
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Such as `PGD`; a class variable where no setting decides it."""
 
     @property
     def label(self) -> str:

@@ -18,7 +18,7 @@ from art.attacks.evasion import FastGradientMethod, ProjectedGradientDescentPyTo
 from torch import Tensor
 
 from softrisk_attacks.attack import Attack, Family, Found, require_positive
-from softrisk_attacks.toolbox import estimator, numpy_seed
+from softrisk_attacks.toolbox import estimator, generate, seeded
 from softrisk_attacks.victim import Victim, margin
 
 STEP_RATIO: Final = 2.5
@@ -35,7 +35,8 @@ class FGSM(Attack):
     def perturb(self, victim: Victim, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> Found:
         """Take the step."""
         runner = FastGradientMethod(estimator(victim, inputs), **_settings(self.epsilon, self.epsilon, inputs))
-        return Found(_run(runner, victim, inputs, labels))
+        with seeded(generator):
+            return Found(generate(runner, victim, inputs, labels))
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,9 @@ class PGD(Attack):
         )
         low, high = self.box(inputs)
         worst, largest = inputs, torch.full((len(inputs),), -torch.inf, device=inputs.device)
-        with numpy_seed(generator):
+        with seeded(generator):
             for _ in range(self.restarts):
-                candidate = _run(runner, victim, inputs, labels).clamp(low, high)
+                candidate = generate(runner, victim, inputs, labels).clamp(low, high)
                 reached = margin(victim.logits(candidate), labels)
                 better = reached > largest
                 worst = torch.where(better[:, None, None, None], candidate, worst)
@@ -98,7 +99,3 @@ def pgd(epsilon: float, steps: int = 20, restarts: int = 5) -> PGD:
 
 def _settings(epsilon: float, step_size: float, inputs: Tensor) -> dict[str, Any]:
     return {"norm": np.inf, "eps": epsilon, "eps_step": step_size, "batch_size": len(inputs)}
-
-
-def _run(runner: Any, victim: Victim, inputs: Tensor, labels: Tensor) -> Tensor:
-    return victim.tensor(runner.generate(x=inputs.cpu().contiguous().numpy(), y=labels.cpu().numpy()))

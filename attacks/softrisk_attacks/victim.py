@@ -23,12 +23,15 @@ class Victim(nn.Module):
         classes: Number of its logits.
     """
 
-    def __init__(self, model: nn.Module, sample: NDArray[np.float32]) -> None:
+    def __init__(
+        self, model: nn.Module, sample: NDArray[np.float32] | Tensor, device: torch.device | None = None
+    ) -> None:
         """Copy a model.
 
         Args:
             model: Maps (B, C, H, W) in [0, 1] to logits (B, classes).
             sample: Some inputs, shape (B, C, H, W).
+            device: Where the copy computes; None for where the model does.
 
         Raises:
             AttackError: If the model gives no finite logits of two or more classes.
@@ -37,8 +40,9 @@ class Victim(nn.Module):
         self.model = copy.deepcopy(model).float().eval().requires_grad_(False)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
         tensor = next(self.model.parameters(), next(self.model.buffers(), None))
-        self.device = torch.device("cpu") if tensor is None else tensor.device
-        logits = self.logits(self.tensor(sample))
+        self.device = device or (torch.device("cpu") if tensor is None else tensor.device)
+        self.model.to(self.device)
+        logits = self.logits(torch.as_tensor(sample).to(self.device))
         if logits.ndim != 2 or len(logits) != len(sample) or logits.shape[1] < 2:
             raise AttackError(f"an attack needs logits (B, classes) of 2 or more classes, got {tuple(logits.shape)}")
         if not bool(logits.isfinite().all()):

@@ -1,0 +1,78 @@
+"""What an attack by gradients raises: a number for each input, larger for the attacker.
+
+There is no difference of logits ratio (DLR) here. It divides the margin by z_(1) − z_(3), so that on a model whose
+wrong logits are equal it is −1 whatever the margin, with a gradient of zero; a loss that flattens the wrong classes
+drives a model there. The margin itself has no such hole.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from softrisk_attacks.victim import margin
+
+Kind = Literal["ce", "margin", "scaled-ce"]
+_Value = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """An objective with what it needs to know of each input.
+
+    Attributes:
+        value: Of logits (B, classes), labels (B,) and `own`, shape (B,).
+        labels: True classes, shape (B,).
+        own: A target or temperature for each input, shape (B,).
+    """
+
+    value: _Value
+    labels: Tensor
+    own: Tensor
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """The objective of each input, shape (B,)."""
+        return self.value(logits, self.labels, self.own)
+
+    def select(self, rows: Tensor) -> "Objective":
+        """The same for some of the inputs, by mask or by index."""
+        return Objective(self.value, self.labels[rows], self.own[rows])
+
+
+def untargeted(kind: Kind, clean: Tensor, labels: Tensor) -> Objective:
+    """Away from the label.
+
+    Args:
+        kind: `ce`, the cross entropy of the label; `margin`, the largest wrong logit minus that of the label;
+            `scaled-ce`, the cross entropy of the logits divided, for each input, by the margin it begins with. Cross
+            entropy in float32 has no gradient left where the label leads by some 20; so divided, its lead is 1.
+        clean: Logits of the inputs before the attack, shape (B, classes).
+        labels: True classes, shape (B,).
+    """
+    match kind:
+        case "ce":
+            return Objective(_cross_entropy, labels, torch.ones_like(clean[:, 0]))
+        case "margin":
+            return Objective(_margin, labels, labels)
+        case "scaled-ce":
+            lead = margin(clean, labels).abs()
+            return Objective(_cross_entropy, labels, lead.clamp(min=torch.finfo(lead.dtype).tiny ** 0.5))
+
+
+def towards(targets: Tensor, labels: Tensor) -> Objective:
+    """Towards a target class: its logit minus that of the label."""
+    return Objective(_difference, labels, targets)
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor, temperature: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(logits / temperature[:, None], labels, reduction="none")
+
+
+def _margin(logits: Tensor, labels: Tensor, _: Tensor) -> Tensor:
+    return margin(logits, labels)
+
+
+def _difference(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    return (logits.gather(1, targets[:, None]) - logits.gather(1, labels[:, None]))[:, 0]
