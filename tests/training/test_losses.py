@@ -6,7 +6,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
@@ -14,13 +14,17 @@ from torch import Tensor
 
 from softrisk_core.diagnostics import diagnose, softmax
 from softrisk_training.errors import TrainingError
-from softrisk_training.losses import DRSL, LOSSES, DRSLForm, Loss, make_loss
+from softrisk_training.losses import DRSL, LOSSES, DRSLForm, Loss, authors_weight, make_loss, per_sample_weight
 
 Batch = tuple[Tensor, Tensor]
 FORMS = get_args(DRSLForm)
 FLAT_FORMS = [form for form in FORMS if form != "authors-vectorised"]
 """The forms that are 0 where all classes but the label are equal, at whatever level."""
 ALL_LOSSES = [make_loss(name) for name in LOSSES if name != "drsl"] + [DRSL(form) for form in FORMS]
+
+
+first_gradient = settings(deadline=None)
+"""The first gradient of a process takes torch longer than the deadline of a test."""
 
 
 def name_of(loss: Loss) -> str:
@@ -58,6 +62,46 @@ def test_the_authors_form_is_their_loop(batch: Batch) -> None:
         mean = sum(others) / len(others)
         total += sum((value - mean) ** 2 for value in others)
     assert DRSL("authors").penalty(logits, labels).item() == pytest.approx(total, abs=1e-9)
+
+
+@given(batches())
+def test_the_vectorised_form_is_the_authors_with_a_pull_of_the_mean_to_zero(batch: Batch) -> None:
+    logits, labels = batch
+    classes = logits.shape[1]
+    means = np.array([without_label(*pair).mean() for pair in zip(logits.numpy(), labels.numpy(), strict=True)])
+    expected = DRSL("authors").penalty(logits, labels).item() + ((classes - 1) * (means / classes) ** 2).sum()
+    assert DRSL("authors-vectorised").penalty(logits, labels).item() == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("form", ["authors", "authors-vectorised"])
+@first_gradient
+@given(batch=batches(), weight=st.floats(0, 10))
+def test_the_weight_of_the_authors_is_a_weight_per_sample(form: DRSLForm, batch: Batch, weight: float) -> None:
+    logits, labels = batch
+    size = len(labels)
+    tau = authors_weight(weight, size)
+    assert per_sample_weight(tau, size) == pytest.approx(weight, rel=1e-12)
+    by_sum, by_mean = (logits.clone().requires_grad_() for _ in range(2))
+    torch.autograd.backward(DRSL(form, tau=tau)(by_sum, labels))
+    alone = [DRSL(form).penalty(by_mean[i : i + 1], labels[i : i + 1]) for i in range(size)]
+    torch.autograd.backward(make_loss("ce")(by_mean, labels) + weight * torch.stack(alone).mean())
+    torch.testing.assert_close(by_sum.grad, by_mean.grad)
+
+
+def test_weights_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(TrainingError, match="weight must not be negative, got -1"):
+        authors_weight(-1, 8)
+    with pytest.raises(TrainingError, match="at least 1 sample, got 0"):
+        per_sample_weight(1e-3, 0)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+@given(batch=batches())
+def test_a_share_of_tau_counts_during_a_warm_up(share: float, batch: Batch) -> None:
+    loss = DRSL("logit", tau=2.0)
+    loss.tau_share = share
+    assert loss(*batch).item() == pytest.approx(DRSL("logit", tau=2.0 * share)(*batch).item(), rel=1e-12)
+    assert loss.settings["tau"] == 2.0
 
 
 @given(batches())
@@ -102,6 +146,7 @@ def test_a_common_shift_of_the_logits_changes_nothing(loss: Loss, batch: Batch, 
 
 
 @pytest.mark.parametrize("form", ["logit", "authors", "authors-vectorised", "conditional"])
+@first_gradient
 @given(batch=batches())
 def test_the_penalty_leaves_the_logit_of_the_label_alone(form: DRSLForm, batch: Batch) -> None:
     logits, labels = batch
@@ -112,6 +157,7 @@ def test_the_penalty_leaves_the_logit_of_the_label_alone(form: DRSLForm, batch: 
 
 
 @pytest.mark.parametrize("loss", ALL_LOSSES, ids=name_of)
+@first_gradient
 @given(batch=batches(scale=1e4, min_classes=2))
 def test_value_and_gradient_are_finite_in_float32_at_huge_logits(loss: Loss, batch: Batch) -> None:
     assume(loss.name != "guided-complement" or batch[0].shape[1] > 2)
@@ -140,6 +186,78 @@ def test_mae_and_gce_against_their_formulas(batch: Batch) -> None:
     assert make_loss("gce", q=1)(logits, labels).item() == pytest.approx((1 - p).mean(), abs=1e-9)
 
 
+@given(batches())
+def test_symmetric_ce_against_its_formula(batch: Batch) -> None:
+    logits, labels = batch
+    p = softmax(logits.numpy())
+    one_hot = np.eye(logits.shape[1])[labels.numpy()]
+    ce = -np.log(p[one_hot == 1]).mean()
+    rce = -(p * np.where(one_hot == 1, 0, -4)).sum(axis=1).mean()
+    assert make_loss("symmetric-ce")(logits, labels).item() == pytest.approx(0.1 * ce + rce, rel=1e-6, abs=1e-9)
+    other = make_loss("symmetric-ce", alpha=6, beta=0.1, log_zero=-9)
+    assert other(logits, labels).item() == pytest.approx(6 * ce + 0.1 * 9 / 4 * rce, rel=1e-6, abs=1e-9)
+
+
+@given(batches())
+def test_reverse_cross_entropy_is_the_paper_s_for_negated_logits(batch: Batch) -> None:
+    logits, labels = batch
+    reversed_labels = (1 - np.eye(logits.shape[1])[labels.numpy()]) / (logits.shape[1] - 1)
+    expected = -(reversed_labels * np.log(softmax(-logits.numpy()))).sum(axis=1).mean()
+    assert make_loss("rce")(logits, labels).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_reverse_cross_entropy_teaches_the_largest_logit_to_be_the_label() -> None:
+    logits = torch.zeros(1, 4, requires_grad=True)
+    torch.autograd.backward(make_loss("rce")(logits, torch.tensor([2])))
+    assert logits.grad is not None
+    assert (-logits.grad).argmax() == 2
+
+
+def complement_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """H(q) of each sample, as the papers of the complement write it."""
+    p = logits.softmax(dim=1)
+    own = torch.nn.functional.one_hot(labels, logits.shape[1])
+    q = p / (1 - p.gather(1, labels[:, None]))
+    return -(q * q.log() * (1 - own)).sum(dim=1)
+
+
+@pytest.mark.parametrize("name", ["cot", "guided-complement"])
+@first_gradient
+@given(batch=batches(scale=6))
+def test_losses_of_the_complement_have_value_and_gradient_of_their_papers(name: str, batch: Batch) -> None:
+    ours, theirs = (batch[0].clone().requires_grad_() for _ in range(2))
+    labels, classes = batch[1], batch[0].shape[1]
+    entropy = complement_entropy(theirs, labels)
+    if name == "cot":
+        expected = make_loss("ce")(theirs, labels) - entropy.mean() / (classes - 1)
+        constant = math.log(classes - 1) / (classes - 1)
+    else:
+        guide = theirs.softmax(dim=1).gather(1, labels[:, None])[:, 0] ** (1 / 3)
+        expected = -(guide * entropy).mean() / math.log(classes)
+        constant = math.log(classes - 1) / math.log(classes)
+    value = make_loss(name)(ours, labels)
+    assert value.item() == pytest.approx(expected.item() + constant, abs=1e-6)
+    torch.autograd.backward([value, expected])
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-8)
+
+
+def test_guided_complement_entropy_refuses_two_classes() -> None:
+    with pytest.raises(TrainingError, match="needs at least 3 classes"):
+        make_loss("guided-complement")(torch.zeros(1, 2), torch.tensor([0]))
+
+
+@given(batches())
+def test_focal_loss_and_logit_squeezing_against_their_formulas(batch: Batch) -> None:
+    logits, labels = batch
+    p = softmax(logits.numpy())[np.arange(len(labels)), labels.numpy()]
+    focal = make_loss("focal")(logits, labels).item()
+    assert focal == pytest.approx(((1 - p) ** 2 * -np.log(p)).mean(), rel=1e-6, abs=1e-9)
+    ce = make_loss("ce")(logits, labels).item()
+    assert make_loss("focal", gamma=0)(logits, labels).item() == pytest.approx(ce, rel=1e-9)
+    squeezed = make_loss("logit-squeezing", weight=0.5)(logits, labels).item()
+    assert squeezed == pytest.approx(ce + 0.5 * np.square(logits.numpy()).sum(axis=1).mean(), rel=1e-9)
+
+
 def test_label_smoothing_against_its_target_distribution() -> None:
     logits, labels = torch.tensor([[2.0, 0.0, -1.0]]), torch.tensor([0])
     target = np.array([0.9 + 0.1 / 3, 0.1 / 3, 0.1 / 3])
@@ -161,6 +279,10 @@ def test_a_loss_knows_what_it_was_made_with() -> None:
         ("gce", {"tau": 0.3}, "it takes q"),
         ("gce", {"q": 0.0}, r"q .* must be in \(0, 1\]"),
         ("label-smoothing", {"smoothing": 1.0}, "smoothing must be in"),
+        ("focal", {"gamma": -1.0}, "gamma must not be negative"),
+        ("logit-squeezing", {"weight": float("nan")}, "weight must not be negative"),
+        ("symmetric-ce", {"log_zero": 0.0}, "log_zero, which stands for log 0, must be negative"),
+        ("guided-complement", {"alpha": 0.0}, "must be greater than 0"),
         ("drsl", {"form": "l2"}, "unknown DRSL form 'l2'"),
         ("drsl", {"tau": -1.0}, "tau must not be negative"),
     ],

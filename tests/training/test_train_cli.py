@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 from softrisk_training import cli, trainer
 from softrisk_training.checkpoint import load_checkpoint
 from softrisk_training.errors import TrainingError
+from softrisk_training.losses import LOSSES
 from softrisk_training.trainer import Progress, state_path
 
 
@@ -48,6 +49,51 @@ def test_options_reach_the_checkpoint() -> None:
     assert checkpoint.seed == 3
 
 
+def test_an_adversary_and_noise_reach_the_checkpoint() -> None:
+    run(
+        *("--epochs", "1", "--width", "4", "--tau-warm-up", "0.3", "--label-noise", "0.2", "--input-noise", "0.05"),
+        *("--adversary", "trades", "--epsilon", "0.1", "--attack-steps", "2", "--trades-beta", "3"),
+    )
+    settings = load_checkpoint(Path("digits.pt")).settings
+    assert (settings["tau_warm_up"], settings["label_noise"], settings["input_noise"]) == (0.3, 0.2, 0.05)
+    assert (settings["adversary"], settings["adversary_epsilon"]) == ("trades", 0.1)
+    assert (settings["adversary_steps"], settings["adversary_beta"]) == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings"),
+    [
+        (("label-smoothing", "--smoothing", "0.2"), {"smoothing": 0.2}),
+        (("focal", "--gamma", "1"), {"gamma": 1}),
+        (("logit-squeezing", "--weight", "0.1"), {"weight": 0.1}),
+        (("gce", "--q", "0.5"), {"q": 0.5}),
+        (
+            ("symmetric-ce", "--alpha", "6", "--beta", "0.1", "--log-zero", "-6"),
+            {"alpha": 6, "beta": 0.1, "log_zero": -6},
+        ),
+        (("guided-complement", "--alpha", "0.2"), {"alpha": 0.2}),
+        (("rce",), {}),
+        (("cot",), {}),
+    ],
+)
+def test_every_loss_has_its_options(arguments: tuple[str, ...], settings: dict[str, float]) -> None:
+    run("--epochs", "1", "--width", "4", "--loss", *arguments)
+    assert load_checkpoint(Path("digits.pt")).loss_settings == settings
+
+
+def test_a_collapse_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, "probe_robustness", lambda *arguments: (0.5, 0.125)[arguments[-1]])
+    output = run("--epochs", "4", "--width", "4", "--adversary", "fast", "--epsilon", "0.1")
+    assert "stopped after epoch 2: under a short PGD 12.5% of the selection rows are right" in output
+    assert "after epoch 1 it was 50.0%" in output
+    assert "The weights are those of epoch 1" in output
+
+
+def test_help_lists_every_loss() -> None:
+    output = "".join(run("--help").split())
+    assert all(loss in output for loss in LOSSES)
+
+
 def test_a_setting_of_another_loss_is_refused() -> None:
     with pytest.raises(TrainingError, match="the loss 'ce' has no setting 'tau'"):
         run("--loss", "ce", "--tau", "0.5")
@@ -59,6 +105,10 @@ def test_what_needs_no_data_is_refused_before_they_are_loaded() -> None:
         run("nowhere", "--out", "here.pt")
     with pytest.raises(TrainingError, match="no setting 'tau'"):
         run("nowhere", "--loss", "ce", "--tau", "0.5")
+    with pytest.raises(TrainingError, match="'none' has no setting 'epsilon'"):
+        run("nowhere", "--epsilon", "0.5")
+    with pytest.raises(TrainingError, match="only the loss 'drsl' has a τ to warm up"):
+        run("nowhere", "--loss", "ce", "--tau-warm-up", "0.5")
 
 
 def test_ctrl_c_before_the_first_epoch_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

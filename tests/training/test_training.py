@@ -65,6 +65,7 @@ def test_a_checkpoint_holds_all_that_export_needs(
     assert checkpoint.input_shape == (1, 8, 8)
     for name in ("training", "selection", "calibration", "test"):
         np.testing.assert_array_equal(getattr(checkpoint.splits, name), getattr(splits, name))
+    assert all(weights.is_contiguous() for weights in checkpoint.weights.values())
     assert checkpoint.digests.dtype == np.uint64
     np.testing.assert_array_equal(checkpoint.digests, data.digests(np.concatenate([splits.training, splits.selection])))
     model = build_model(checkpoint)

@@ -7,7 +7,7 @@ used, and batch normalisation learns its statistics from the inputs that the wei
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 import torch
@@ -21,6 +21,14 @@ from softrisk_training.errors import TrainingError
 from softrisk_training.losses import Loss
 
 AdversaryKind = Literal["none", "pgd", "fast", "trades"]
+
+SETTINGS: Final[dict[AdversaryKind, tuple[str, ...]]] = {
+    "none": (),
+    "pgd": ("epsilon", "steps"),
+    "fast": ("epsilon",),
+    "trades": ("epsilon", "steps", "beta"),
+}
+"""The fields of `Adversary` that matter for each kind."""
 
 STEP_RATIO: Final = 2.5
 """A step of 2.5·ε/steps reaches the border of the ball from any start, and has room to turn back."""
@@ -63,7 +71,8 @@ class Adversary:
             raise TrainingError(f"unknown adversary {self.kind!r}: choose one of {', '.join(get_args(AdversaryKind))}")
         if self.kind != "none" and not 0 < self.epsilon <= 1:
             raise TrainingError(
-                f"epsilon of an adversary must be in (0, 1], in units of [0, 1] pixels, got {self.epsilon:g}"
+                f"the adversary {self.kind!r} needs an epsilon in (0, 1], in units of [0, 1] pixels, got"
+                f" {self.epsilon:g}"
             )
         if self.steps < 1:
             raise TrainingError(f"the steps of an adversary must be at least 1, got {self.steps}")
@@ -73,8 +82,7 @@ class Adversary:
     @property
     def settings(self) -> dict[str, float | str]:
         """What a checkpoint records: the kind, and what matters for it."""
-        used = {"none": (), "fast": ("epsilon",), "pgd": ("epsilon", "steps"), "trades": ("epsilon", "steps", "beta")}
-        return {"adversary": self.kind, **{f"adversary_{name}": getattr(self, name) for name in used[self.kind]}}
+        return {"adversary": self.kind} | {f"adversary_{name}": getattr(self, name) for name in SETTINGS[self.kind]}
 
     @property
     def attack(self) -> Callable[..., Tensor]:
@@ -92,6 +100,23 @@ class Adversary:
 
 NO_ADVERSARY: Final = Adversary()
 """Plain training."""
+
+
+def make_adversary(kind: AdversaryKind, **settings: Any) -> Adversary:
+    """An adversary from its kind and settings, as a command line gives them.
+
+    Args:
+        kind: One of `AdversaryKind`.
+        **settings: Further fields of `Adversary`; those not given take their defaults.
+
+    Raises:
+        TrainingError: If there is no such kind, if it has no such setting, or if a value is out of range.
+    """
+    for setting in settings:
+        if setting not in SETTINGS.get(kind, settings):
+            known = f"it takes {' and '.join(SETTINGS[kind])}" if SETTINGS[kind] else "it takes none"
+            raise TrainingError(f"the adversary {kind!r} has no setting {setting!r}: {known}")
+    return Adversary(kind, **settings)
 
 
 def batch_loss(

@@ -1,17 +1,19 @@
 """`softrisk train`."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from softrisk_training.adversarial import AdversaryKind, make_adversary
 from softrisk_training.augmentation import Augmentation
 from softrisk_training.checkpoint import Checkpoint
 from softrisk_training.data import ImageData, Splits, load_data, split_rows
-from softrisk_training.losses import DRSLForm, make_loss
+from softrisk_training.losses import LOSSES, DRSLForm
 from softrisk_training.models import Optimizer, architecture
 from softrisk_training.trainer import Progress as TrainingProgress
 from softrisk_training.trainer import TrainingConfig, finished_epochs, refuse_conflicts, state_path, train
@@ -30,11 +32,31 @@ def train_command(
     out: Annotated[
         Path | None, typer.Option(help="The checkpoint to write. Default: the name of the data, with .pt.")
     ] = None,
-    loss: Annotated[str, typer.Option(help="ce, mae, gce, label-smoothing or drsl.")] = "drsl",
+    loss: Annotated[str, typer.Option(help=f"One of {', '.join(LOSSES)}; docs/losses.md explains them.")] = "drsl",
     form: Annotated[DRSLForm | None, typer.Option(help="Form of DRSL's penalty. Default: logit.")] = None,
-    tau: Annotated[float | None, typer.Option(help="Weight of DRSL's penalty. Default: 1, for authors 0.001.")] = None,
-    q: Annotated[float | None, typer.Option(help="Exponent of GCE. Default: 0.7.")] = None,
-    smoothing: Annotated[float | None, typer.Option(help="Share of label smoothing. Default: 0.1.")] = None,
+    tau: Annotated[float | None, typer.Option(help="Weight of DRSL's penalty. Default: 1, for authors… 0.001.")] = None,
+    tau_warm_up: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the steps over which tau rises from 0.")
+    ] = 0.0,
+    smoothing: Annotated[
+        float | None, typer.Option(help="Share that label-smoothing spreads over all classes. Default: 0.1.")
+    ] = None,
+    gamma: Annotated[float | None, typer.Option(help="Exponent of focal. Default: 2.")] = None,
+    weight: Annotated[float | None, typer.Option(help="Of the squared norm in logit-squeezing. Default: 0.05.")] = None,
+    q: Annotated[float | None, typer.Option(help="Exponent of gce. Default: 0.7.")] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option(help="Weight of CE in symmetric-ce (default: 0.1), or exponent of guided-complement (1/3)."),
+    ] = None,
+    beta: Annotated[float | None, typer.Option(help="Weight of the reverse CE in symmetric-ce. Default: 1.")] = None,
+    log_zero: Annotated[float | None, typer.Option(help="What symmetric-ce takes for log 0. Default: -4.")] = None,
+    adversary: Annotated[
+        AdversaryKind,
+        typer.Option(help="Train under attack: pgd, fast (one step, guarded) or trades, with any loss."),
+    ] = "none",
+    epsilon: Annotated[float | None, typer.Option(help="How far the adversary may move a pixel of [0, 1].")] = None,
+    attack_steps: Annotated[int | None, typer.Option(help="Steps of pgd and trades. Default: 7.")] = None,
+    trades_beta: Annotated[float | None, typer.Option(help="Weight of the divergence in trades. Default: 6.")] = None,
     architecture_name: Annotated[
         str, typer.Option("--architecture", help="small-cnn (8×8 to 64×64 pixels) or resnet (made for 32×32).")
     ] = "small-cnn",
@@ -48,10 +70,16 @@ def train_command(
     augmentation: Annotated[
         Augmentation, typer.Option(help="Changes that keep the label: small shifts, and mirroring.")
     ] = "none",
+    input_noise: Annotated[
+        float, typer.Option(min=0, help="Standard deviation of Gaussian noise on training pixels of [0, 1].")
+    ] = 0.0,
+    label_noise: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the training labels that are made wrong.")
+    ] = 0.0,
     bfloat16: Annotated[
         bool | None, typer.Option(help="Train in bfloat16. Default: for the resnet.", show_default=False)
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of split, initialisation, row order, augmentation.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of split, initialisation, row order and all that is random.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted training.")] = False,
 ) -> None:
     """Train a classifier whose softmax betrays attacks.
@@ -60,20 +88,26 @@ def train_command(
     """
     console = Console()
     destination = out or Path(f"{Path(data).resolve().stem}.pt")
-    options = {"form": form, "tau": tau, "q": q, "smoothing": smoothing}
-    loss_settings: dict[str, float | str] = {name: value for name, value in options.items() if value is not None}
+    loss_settings: dict[str, float | str] = _given(
+        form=form,
+        tau=tau,
+        smoothing=smoothing,
+        gamma=gamma,
+        weight=weight,
+        q=q,
+        alpha=alpha,
+        beta=beta,
+        log_zero=log_zero,
+    )
     # Large data take a while to load: what can be refused without them is refused before.
     refuse_conflicts(destination, resume=resume)
-    make_loss(loss, **loss_settings)
     recipe = architecture(architecture_name)
-    images = load_data(data)
-    splits = split_rows(images, seed)
     config = TrainingConfig(
         architecture=architecture_name,
         width=width or recipe.width,
         loss=loss,
         loss_settings=loss_settings,
-        epochs=epochs or min(40, max(5, math.ceil(200_000 / len(splits.training)))),
+        epochs=epochs or 1,
         batch_size=batch_size,
         optimizer=optimizer or recipe.optimizer,
         learning_rate=recipe.learning_rate if learning_rate is None else learning_rate,
@@ -81,7 +115,15 @@ def train_command(
         augmentation=augmentation,
         bfloat16=recipe.bfloat16 if bfloat16 is None else bfloat16,
         seed=seed,
+        tau_warm_up=tau_warm_up,
+        adversary=make_adversary(adversary, **_given(epsilon=epsilon, steps=attack_steps, beta=trades_beta)),
+        label_noise=label_noise,
+        input_noise=input_noise,
     )
+    images = load_data(data)
+    splits = split_rows(images, seed)
+    if epochs is None:
+        config = replace(config, epochs=min(40, max(5, math.ceil(200_000 / len(splits.training)))))
     channels, height, columns = images.input_shape
     console.print(
         f"{images.source}: {len(images.labels):,} images of {channels}×{height}×{columns}, {len(images.classes)}"
@@ -95,12 +137,29 @@ def train_command(
     except KeyboardInterrupt:
         console.print(_interrupted(destination, config.epochs), soft_wrap=True, highlight=False)
         raise typer.Exit(130) from None
+    if "kept_epoch" in checkpoint.settings:
+        console.print(_collapse(checkpoint), soft_wrap=True, highlight=False)
     console.print(
         f"accuracy {checkpoint.test_accuracy:.2%} on {len(splits.test):,} test images;"
         f" checkpoint in {destination}\n"
         f"next: softrisk export {destination}",
         soft_wrap=True,
         highlight=False,
+    )
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """The options that the user gave; the others have their defaults where they belong."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _collapse(checkpoint: Checkpoint) -> str:
+    kept, last = int(checkpoint.settings["kept_epoch"]), checkpoint.epochs
+    before, after = (checkpoint.history[epoch - 1]["robust_accuracy"] for epoch in (kept, last))
+    return (
+        f"stopped after epoch {last}: under a short PGD {after:.1%} of the selection rows are right, after epoch {kept}"
+        f" it was {before:.1%}; the single step of the adversary no longer teaches anything. The weights are those of"
+        f" epoch {kept}. A smaller --epsilon, more --augmentation or --adversary pgd may do better"
     )
 
 

@@ -88,6 +88,7 @@ class TrainingConfig:
                 raise TrainingError(f"{name.replace('_', ' ')} must be in [0, 1], got {getattr(self, name):g}")
         if not self.input_noise >= 0:
             raise TrainingError(f"input noise must not be negative, got {self.input_noise:g}")
+        make_loss(self.loss, **self.loss_settings)
         if self.tau_warm_up and self.loss != DRSL.name:
             raise TrainingError(f"only the loss 'drsl' has a τ to warm up, not {self.loss!r}")
 
