@@ -13,6 +13,7 @@ from softrisk_core.repository import resolve
 from softrisk_evaluation.evaluate import evaluate
 from softrisk_evaluation.publish import check_destination, publish
 from softrisk_evaluation.report import Settings
+from softrisk_evaluation.soundness import IMAGES
 from softrisk_evaluation.tables import on_attacks, sections, to_rich
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -41,14 +42,20 @@ def evaluate_command(
         list[float], typer.Option(help="ℓ∞ radius of the attacks on pixels in [0, 1]; may be repeated.")
     ] = [0.1],  # noqa: B006 - typer wants a list, and copies it
     steps: Annotated[int, typer.Option(min=1, help="Steps of PGD, each of 2.5 ε/steps.")] = 20,
-    restarts: Annotated[int, typer.Option(min=1, help="Random starts of PGD.")] = 5,
+    restarts: Annotated[
+        int, typer.Option(min=1, help="Random starts of PGD; APGD makes one run of all their steps.")
+    ] = 5,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Attack only so many test images, drawn at random. Default: all.")
     ] = None,
     resplits: Annotated[
         int, typer.Option(min=0, help="Random splits on which the false-alarm law is checked, such as 200.")
     ] = 0,
-    seed: Annotated[int, typer.Option(min=0, help="Of the attacks' random starts, of --limit and --resplits.")] = 0,
+    sanity_images: Annotated[
+        int,
+        typer.Option(min=0, help="Check the attacks themselves on so many of the attacked images; 0: do not."),
+    ] = IMAGES,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything random in attacks, --limit and --resplits.")] = 0,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the report. Default: report/ in the bundle's folder.")
     ] = None,
@@ -68,6 +75,7 @@ def evaluate_command(
         limit=limit,
         seed=seed,
         resplits=resplits,
+        sanity_images=sanity_images,
     )
     console = Console()
     columns = (

@@ -17,10 +17,10 @@ from softrisk_core.bundle import MODEL, Bundle, file_entry
 from softrisk_evaluation.artifact import Answers, Artifact
 from softrisk_evaluation.detection import FALSE_ALARMS
 from softrisk_evaluation.false_alarms import Split, realised, resplit
-from softrisk_evaluation.red_flags import red_flags, zero_gradients
-from softrisk_evaluation.report import DataFacts, Proportion, Report, Settings, Subject
+from softrisk_evaluation.red_flags import checks
+from softrisk_evaluation.report import DataFacts, Proportion, Report, Settings, Soundness, Subject
 from softrisk_evaluation.subject import CleanData, check_same_classifier, clean_data
-from softrisk_evaluation.under_attack import Attacked, planned_attacks, run_one, summarise, worst_case
+from softrisk_evaluation.under_attack import Attacked, check_attacks, planned_attacks, run_one, summarise, worst_case
 from softrisk_training.checkpoint import build_model, load_checkpoint, tool_versions
 
 
@@ -75,13 +75,13 @@ def evaluate(
     chosen = _chosen(len(test.rows), settings) if model else np.empty(0, np.int64)
     inputs, labels = test.inputs[chosen], test.labels[chosen]
     attacked: tuple[Attacked, ...] = ()
-    zeros = None
+    soundness: tuple[Soundness, ...] = ()
     if model is not None:
         attacked = tuple(
             run_one(attack, model, artifact, inputs, labels, clean.label[chosen], settings.seed, progress)
             for attack in attacks
         )
-        zeros = zero_gradients(model, inputs, labels)
+        soundness = check_attacks(model, inputs, labels, attacked, settings, progress)
     calibration = bundle.manifest.calibration
     splits = _resplit(bundle, clean, settings, progress) if settings.resplits else ()
 
@@ -105,10 +105,10 @@ def evaluate(
         clean_accuracy=Proportion.where(clean.label == test.labels),
         attacks=results,
         worst_case=worst_case(attacked),
-        zero_gradients=zeros,
+        soundness=soundness,
         false_alarms=false_alarms,
         resplits=tuple(split.summary for split in splits),
-        red_flags=red_flags(results, zeros, false_alarms),
+        checks=checks(results, soundness, false_alarms),
         versions={
             **tool_versions(),
             "onnxruntime": onnxruntime.__version__,

@@ -1,4 +1,4 @@
-"""`report.json`, format 1: every number of an evaluation with the settings that made it.
+"""`report.json`, format 2: every number of an evaluation with the settings that made it.
 
 The same command on the same files writes the same report: no times, no machine. The format is an integer, raised
 whenever a field is added, removed or changes its meaning.
@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from softrisk_attacks.attack import Family
 from softrisk_core.conformal import Guarantee
 from softrisk_core.manifest import Sha256
 from softrisk_evaluation.directions import Strange
 from softrisk_evaluation.statistics import Bounds, clopper_pearson
 
 FORMAT: Final = "softrisk-report"
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 
 Rate = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -90,6 +91,8 @@ class Settings(_Part):
     """How many test rows are attacked, drawn at random by the seed; None for all. None are without a checkpoint."""
     seed: int
     resplits: int
+    sanity_images: int
+    """On how many of the attacked rows the attacks themselves are checked; 0 for no checks."""
 
 
 class OperatingPoint(_Part):
@@ -121,12 +124,13 @@ class AttackResult(_Part):
 
     label: str
     """For tables: `PGD-20 ε=0.1 ×5`."""
-    name: Literal["FGSM", "PGD"]
+    name: str
+    """Such as `PGD`."""
+    family: Family
     epsilon: float
     """ℓ∞ radius, in the model's input units."""
-    steps: int
-    step_size: float
-    restarts: int
+    settings: dict[str, float | int | str]
+    """All of them."""
     robust: Proportion
     """Right on the clean and on the attacked image, of all attacked images."""
     successful: Count
@@ -175,28 +179,95 @@ class Resplits(_Part):
     """The law's probability of that; > 0.05 is possible, as the test rows are finite."""
 
 
-class RedFlag(_Part):
-    """A sign that the evaluation, not the model, is at fault, or that a score misleads."""
+class Gap(_Part):
+    """An attack that should not win, and what it wins nevertheless."""
 
-    finding: str
+    attack: str
+    """Its label."""
+    against: tuple[str, ...]
+    """The labels of attacks that together should fool whatever it fools."""
+    only: Proportion
+    """Images that it fools and none of the others does, of the images that all of them attacked."""
+
+
+class Convergence(_Part):
+    """How much an attack still gained when it stopped."""
+
+    attack: str
+    standing: Count
+    """Images that it did not fool."""
+    last_gain: Rate
+    """Mean over these of the share of the whole gain in its best objective that came in its last ten steps."""
+
+
+class Soundness(_Part):
+    """What can be measured about the attacks of one radius, rather than about the model: do they work at all?"""
+
+    epsilon: float
+    images: Count
+    """How many the attacks of this measurement ran on."""
+    zero_gradients: Proportion
+    """Images at which the input gradient of the cross entropy is exactly zero in float32."""
+    non_finite_gradients: Proportion
+    """Images at which it is not finite."""
+    repeat_difference: float
+    """Largest ℓ2 distance between the logits of two passes over the same batch, each scaled to length 1."""
+    batch_difference: float
+    """The same, between passes in a batch and one at a time."""
+    loss_variability: Rate
+    """Mean relative change of the margin under random noise in a box of ±ε/2."""
+    unbounded: Proportion | None
+    """Images that an attack within the whole of [0, 1] fools, of those that are right without; None if none is."""
+    single_step: tuple[Gap, ...]
+    """Single-step attacks against all iterative ones."""
+    gradient_free: tuple[Gap, ...]
+    """Attacks by scores, decisions, transfer or chance against all that use the model's own gradients, `stronger` ones
+    included."""
+    stronger: tuple[Gap, ...]
+    """White-box attacks of more effort against those that were made."""
+    convergence: Convergence | None
+    """Of the strongest attack that tells; None if it fooled all images."""
+
+
+class Check(_Part):
+    """A check that was made, whatever came of it."""
+
+    sign: str
+    """What was looked at."""
+    found: str
+    limit: str
+    """What a sound evaluation keeps to."""
+    red_flag: bool
+    """Whether it did not: a sign that the evaluation, not the model, is at fault, or that a score misleads."""
     advice: str
+    """What to do about it."""
+
+    @property
+    def finding(self) -> str:
+        """Sign and figures in one line."""
+        return f"{self.sign}: {self.found}"
 
 
 class Report(_Part):
     """The whole of `report.json`."""
 
     format: Literal["softrisk-report"] = FORMAT
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Literal[2] = FORMAT_VERSION
     subject: Subject
     settings: Settings
     data: DataFacts
     clean_accuracy: Proportion
     attacks: tuple[AttackResult, ...]
-    """Empty without a checkpoint, as is `worst_case`."""
+    """Empty without a checkpoint, as are `worst_case` and `soundness`."""
     worst_case: tuple[WorstCase, ...]
-    zero_gradients: Proportion | None
-    """Attacked rows whose clean image has an input gradient of zero."""
+    soundness: tuple[Soundness, ...]
+    """One for each radius; empty if `sanity_images` is 0."""
     false_alarms: tuple[FalseAlarms, ...]
     resplits: tuple[Resplits, ...]
-    red_flags: tuple[RedFlag, ...]
+    checks: tuple[Check, ...]
     versions: dict[str, str]
+
+    @property
+    def red_flags(self) -> tuple[Check, ...]:
+        """The checks that failed."""
+        return tuple(check for check in self.checks if check.red_flag)

@@ -29,6 +29,13 @@ class Section:
     note: str = ""
     prose: bool = False
 
+    def to_markdown(self) -> list[str]:
+        """Heading, table and note as lines."""
+        others = "---" if self.prose else "--:"
+        lines = [f"## {self.title}", "", _row(self.columns), _row(["---", *(others for _ in self.columns[1:])])]
+        lines += [_row(row) for row in self.rows]
+        return [*lines, "", self.note] if self.note else lines
+
 
 def sections(report: Report) -> list[Section]:
     """All tables of a report, the most important first."""
@@ -37,9 +44,7 @@ def sections(report: Report) -> list[Section]:
         tables.append(_resplits(report))
     if report.attacks:
         tables += [_detection(attack, report.data.rows) for attack in report.attacks]
-    if report.attacks or report.red_flags:
-        tables.append(_red_flags(report))
-    return tables
+    return [*tables, _checks(report), *([_red_flags(report)] if report.red_flags else [])]
 
 
 def on_attacks(report: Report) -> str:
@@ -100,12 +105,7 @@ def to_markdown(report: Report, figures: Sequence[tuple[str, str]]) -> str:
         ),
     ]
     for section in (*sections(report), *([_directions()] if report.attacks else [])):
-        lines += ["", f"## {section.title}", "", _row(section.columns)]
-        others = "---" if section.prose else "--:"
-        lines += [_row(["---", *(others for _ in section.columns[1:])])]
-        lines += [_row(row) for row in section.rows]
-        if section.note:
-            lines += ["", section.note]
+        lines += ["", *section.to_markdown()]
     if figures:
         lines += ["", "## Figures"]
         for name, caption in figures:
@@ -190,12 +190,26 @@ def _detection(attack: AttackResult, clean: int) -> Section:
     )
 
 
+def _checks(report: Report) -> Section:
+    unchecked = "The attacks themselves were not checked (--sanity-images 0). "
+    return Section(
+        title="Checks",
+        columns=("check", "found", "limit", "verdict"),
+        rows=tuple(
+            (check.sign, check.found, check.limit, "red flag" if check.red_flag else "passed")
+            for check in report.checks
+        ),
+        note=(unchecked if report.attacks and not report.soundness else "")
+        + "Trust the figures no further than these checks go.",
+        prose=True,
+    )
+
+
 def _red_flags(report: Report) -> Section:
-    found = tuple((flag.finding, flag.advice) for flag in report.red_flags)
     return Section(
         title="Red flags",
         columns=("finding", "what to do"),
-        rows=found or (("none", "trust the figures no further than these few checks go"),),
+        rows=tuple((flag.finding, flag.advice) for flag in report.red_flags),
         prose=True,
     )
 

@@ -4,14 +4,16 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 from torch import nn
 
-from softrisk_attacks.attack import Attack, run_attack
+from softrisk_attacks.apgd import APGD
+from softrisk_attacks.attack import Attack, Outcome, run_attack
 from softrisk_attacks.standard import fgsm, pgd
 from softrisk_evaluation.artifact import Answers, Artifact
 from softrisk_evaluation.detection import detect
-from softrisk_evaluation.report import AttackResult, Proportion, Settings, WorstCase
+from softrisk_evaluation.report import AttackResult, Proportion, Settings, Soundness, WorstCase
+from softrisk_evaluation.soundness import measure_soundness
 
 
 @dataclass(frozen=True)
@@ -20,19 +22,23 @@ class Attacked:
 
     Attributes:
         attack: What was run.
+        outcome: What came of it, as the model sees it whose gradients were used.
         answers: About the k attacked inputs.
         right: Right on the clean and on the attacked input, shape (k,).
         successful: Right on the clean input, wrong on the attacked one, shape (k,).
     """
 
     attack: Attack
+    outcome: Outcome
     answers: Answers
     right: NDArray[np.bool_]
     successful: NDArray[np.bool_]
 
 
 def planned_attacks(settings: Settings) -> list[Attack]:
-    """FGSM and PGD at every radius.
+    """FGSM, PGD and APGD at every radius.
+
+    APGD climbs the margin, so that two objectives are tried, with as many steps in its one run as PGD takes in all.
 
     Raises:
         AttackError: If a setting is out of range.
@@ -40,7 +46,11 @@ def planned_attacks(settings: Settings) -> list[Attack]:
     return [
         attack
         for epsilon in settings.epsilons
-        for attack in (fgsm(epsilon), pgd(epsilon, settings.steps, settings.restarts))
+        for attack in (
+            fgsm(epsilon),
+            pgd(epsilon, settings.steps, settings.restarts),
+            APGD(epsilon, "margin", steps=settings.steps * settings.restarts),
+        )
     ]
 
 
@@ -77,7 +87,7 @@ def run_one(
     )
     answers = artifact.answer(outcome.inputs)
     was_right, is_right = clean_labels == labels, answers.label == labels
-    return Attacked(attack, answers, right=was_right & is_right, successful=was_right & ~is_right)
+    return Attacked(attack, outcome, answers, right=was_right & is_right, successful=was_right & ~is_right)
 
 
 def summarise(attacked: Attacked, clean: Answers, n: int) -> AttackResult:
@@ -92,15 +102,60 @@ def summarise(attacked: Attacked, clean: Answers, n: int) -> AttackResult:
     return AttackResult(
         label=attack.label,
         name=attack.name,
+        family=attack.family,
         epsilon=attack.epsilon,
-        steps=attack.steps,
-        step_size=attack.step_size,
-        restarts=attack.restarts,
+        settings=attack.settings,
         robust=Proportion.where(attacked.right),
         successful=int(attacked.successful.sum()),
         on_successful=detect(clean, attacked.answers.select(attacked.successful), n),
         on_all=detect(clean, attacked.answers, n),
     )
+
+
+def check_attacks(
+    model: nn.Module,
+    inputs: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    attacked: tuple[Attacked, ...],
+    settings: Settings,
+    progress: Progress,
+) -> tuple[Soundness, ...]:
+    """Measure at every radius whether the attacks can be believed.
+
+    Args:
+        model: Whose gradients they used.
+        inputs: Clean, shape (k, C, H, W), float32 in [0, 1].
+        labels: True classes, shape (k,).
+        attacked: What came of the attacks on them.
+        settings: Radii, seed and on how many images.
+        progress: Gets a task for each radius.
+
+    Returns:
+        Empty if it was asked for no images.
+    """
+    if settings.sanity_images == 0:
+        return ()
+    outcomes = [(each.attack, each.outcome) for each in attacked]
+    measured = []
+    for epsilon in settings.epsilons:
+        task = progress.add_task(f"checks of the attacks ε={epsilon:.4g}", total=None)
+
+        def show(done: int, total: int, task: TaskID = task) -> None:
+            progress.update(task, completed=done, total=total)
+
+        measured.append(
+            measure_soundness(
+                model,
+                inputs,
+                labels,
+                outcomes,
+                epsilon=epsilon,
+                seed=settings.seed,
+                limit=settings.sanity_images,
+                on_progress=show,
+            )
+        )
+    return tuple(measured)
 
 
 def worst_case(attacked: tuple[Attacked, ...]) -> tuple[WorstCase, ...]:

@@ -18,7 +18,7 @@ from softrisk_evaluation.report import Report
 from softrisk_training.checkpoint import load_checkpoint
 from softrisk_training.data import load_data
 
-QUICK = ("--epsilon", "0.1", "--steps", "2", "--restarts", "1", "--limit", "40")
+QUICK = ("--epsilon", "0.1", "--steps", "2", "--restarts", "1", "--limit", "40", "--sanity-images", "5")
 
 Softrisk = Callable[..., str]
 
@@ -49,6 +49,7 @@ def test_a_report_beside_the_bundle(softrisk: Softrisk, repository: Path, checkp
     printed = softrisk(
         "evaluate", repository / "digits", "--checkpoint", checkpoint,
         "--epsilon", "0.3", "--epsilon", "0.1", "--steps", "4", "--restarts", "2", "--limit", "80", "--resplits", "50",
+        "--sanity-images", "20",
     )  # fmt: skip
     assert {path.name: path.read_bytes() for path in version.iterdir() if path.is_file()} == before
     load_bundle(version)
@@ -58,27 +59,41 @@ def test_a_report_beside_the_bundle(softrisk: Softrisk, repository: Path, checkp
     assert report.data.rows == len(trained.splits.test) == report.clean_accuracy.trials
     assert report.clean_accuracy.rate == pytest.approx(trained.test_accuracy)
     assert [attack.label for attack in report.attacks] == [
-        "FGSM ε=0.1", "PGD-4 ε=0.1 ×2", "FGSM ε=0.3", "PGD-4 ε=0.3 ×2",
+        "FGSM ε=0.1", "PGD-4 ε=0.1 ×2", "APGD-margin-8 ε=0.1 ×1",
+        "FGSM ε=0.3", "PGD-4 ε=0.3 ×2", "APGD-margin-8 ε=0.3 ×1",
     ]  # fmt: skip
     assert all(attack.robust.trials == 80 for attack in report.attacks)
     # A larger ball is worse, and the worst case no better than any attack.
-    assert report.attacks[3].robust.successes < report.attacks[1].robust.successes
+    assert report.attacks[4].robust.successes < report.attacks[1].robust.successes
     for worst in report.worst_case:
         rates = [attack.robust.rate for attack in report.attacks if attack.epsilon == worst.epsilon]
         assert worst.robust.rate <= min(rates)
     assert {row.alpha for row in report.false_alarms} == {0.01, 0.05}
     assert [split.splits for split in report.resplits] == [50, 50]
+    assert [(facts.epsilon, facts.images) for facts in report.soundness] == [(0.1, 20), (0.3, 20)]
+    assert report.soundness[0].zero_gradients.trials == 80
     assert report.subject.logits_difference is not None
     assert report.subject.logits_difference < 1e-3
     assert report.settings.command == (
         f"softrisk evaluate {repository / 'digits'} --checkpoint {checkpoint} --epsilon 0.3 --epsilon 0.1 --steps 4 "
-        "--restarts 2 --limit 80 --resplits 50 --seed 0"
+        "--restarts 2 --limit 80 --resplits 50 --sanity-images 20 --seed 0"
     )
 
-    for expected in ("PGD-4 ε=0.3 ×2", "worst case ε=0.1", "0.05 marginal", "−complement_entropy", "report:"):
+    for expected in (
+        "PGD-4 ε=0.3 ×2",
+        "worst case ε=0.1",
+        "0.05 marginal",
+        "−complement_entropy",
+        "report:",
+        "logits of two passes",
+        "passed",
+    ):
         assert expected in printed
     markdown = (folder / "report.md").read_text(encoding="utf-8")
-    for expected in ("| risk_score |", "| flagged |", "](roc.png)", "](false-alarm-law.png)", report.settings.command):
+    for expected in (
+        "| risk_score |", "| flagged |", "](roc.png)", "](false-alarm-law.png)", report.settings.command,
+        "| input gradients of zero | 0 of 80 images | none | passed |",
+    ):  # fmt: skip
         assert expected in markdown
 
 
@@ -197,7 +212,8 @@ def test_without_a_checkpoint_only_clean_inputs_are_judged(
     assert (report.data.dropped, report.data.training_known) == (10, True)
     assert {row.alpha for row in report.false_alarms} == {0.01, 0.05}
     assert [split.splits for split in report.resplits] == [20, 20]
-    assert (report.attacks, report.worst_case, report.red_flags, report.zero_gradients) == ((), (), (), None)
+    assert (report.attacks, report.worst_case, report.soundness, report.red_flags) == ((), (), (), ())
+    assert [check.sign for check in report.checks] == ["false alarms at α = 0.01", "false alarms at α = 0.05"]
     assert (report.subject.checkpoint_sha256, report.subject.logits_difference) == (None, None)
     assert {path.name for path in out.iterdir() if path.suffix == ".png"} == {"p-values.png", "false-alarm-law.png"}
     with np.load(out / "examples.npz") as arrays:
@@ -226,6 +242,34 @@ def test_of_a_foreign_model_the_training_rows_are_not_known(
     report = read(folder)
     assert (report.data.rows, report.data.training_known) == (len(rows), False)
     assert "which rows the model was trained on is not known" in (folder / "report.md").read_text(encoding="utf-8")
+
+
+def test_attacks_that_are_not_checked_are_said_not_to_be(
+    softrisk: Softrisk, repository: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    command = ("evaluate", repository / "digits", "--checkpoint", checkpoint, *QUICK, "--out", tmp_path / "out")
+    warning = "The attacks themselves were not checked (--sanity-images 0)."
+    assert warning not in softrisk(*command)
+    assert warning in softrisk(*command, "--sanity-images", "0")
+    report = read(tmp_path / "out")
+    assert len(report.attacks) == 3
+    assert report.soundness == ()
+    assert not any("gradients" in check.sign for check in report.checks)
+    assert warning in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+
+
+def test_red_flags_are_shown_with_what_to_do(
+    softrisk: Softrisk, repository: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    # Of 40 images, so small a radius fools hardly one.
+    few = ("--epsilon", "0.001", *QUICK[2:], "--out", tmp_path / "out")
+    printed = softrisk("evaluate", repository / "digits", "--checkpoint", checkpoint, *few)
+    flags = read(tmp_path / "out").red_flags
+    assert any(flag.sign == "successes of FGSM ε=0.001" for flag in flags)
+    markdown = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "Red flags" in printed
+    for flag in flags:
+        assert f"| {flag.finding} | {flag.advice} |" in markdown
 
 
 def test_without_checkpoint_and_data_there_is_nothing_to_judge(softrisk: Softrisk, repository: Path) -> None:
