@@ -27,15 +27,16 @@ MORE_EFFORT: Final = 0.02
 """Share of images that an attack of more effort may fool alone: robust accuracy is known no better than that, and its
 interval for 1,000 images is wider. One image is tolerated however few there are."""
 
-UNBOUNDED: Final = 0.99
-"""Share of images that an attack without a bound must fool; one of a hundred may be the attack's bad luck."""
+UNBOUNDED: Final = 0.01
+"""Share of images that an attack without a bound may miss; one is tolerated however few there are."""
 
 UNSTABLE_LOGITS: Final = 1e-4
 """Distance between logits of length 1 that rounding does not reach: AutoAttack's (`checks.py`,
 `check_randomized`)."""
 
 UNSTABLE_LOSS: Final = 0.5
-"""Mean relative change of the margin under noise of ±ε/2."""
+"""Mean relative change of the margin under noise of ±ε/2. The code of Pintor et al. has no limit, this one is ours:
+small classifiers of digits without masked gradients changed by 2 % to 21 % at ε = 0.05 to 0.3."""
 
 LAST_GAIN: Final = 0.05
 """Share of the gain that may come in the last ten steps (Pintor et al., `incomplete_optimization_indicator`)."""
@@ -208,17 +209,18 @@ def _all_gradients(sign: str, share: Proportion, cause: str) -> Check:
 
 
 def _unbounded(share: Proportion) -> Check:
+    missed, most = share.trials - share.successes, _tolerated(UNBOUNDED, share)
     return Check(
         sign="an attack without a bound",
-        found=f"fools {_images(share)}",
-        limit=f"≥ {UNBOUNDED:.0%}",
-        red_flag=share.rate < UNBOUNDED,
+        found=f"misses {missed} of {share.trials} images",
+        limit=f"≤ {most}",
+        red_flag=missed > most,
         advice="nothing resists an attack that may draw any image, so the attack is at fault: " + _MASKED,
     )
 
 
 def _gap(gap: Gap, others: str, tolerated: float, advice: str) -> Check:
-    most = max(1, math.floor(tolerated * gap.only.trials))
+    most = _tolerated(tolerated, gap.only)
     return Check(
         sign=f"{gap.attack} against {others}",
         found=f"alone fools {_images(gap.only)}",
@@ -241,6 +243,10 @@ def _converged(facts: Soundness) -> list[Check]:
             advice="the loss still rises when the attack stops, so the robust accuracy is too high: raise --steps",
         )
     ]
+
+
+def _tolerated(rate: float, share: Proportion) -> int:
+    return max(1, math.floor(rate * share.trials))
 
 
 def _images(share: Proportion) -> str:

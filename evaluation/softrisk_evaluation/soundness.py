@@ -104,9 +104,9 @@ def measure_soundness(
         )
 
     # Where a search without gradients only does what more steps would do, too, gradients do not mislead.
-    by_gradients = [*white_box, *((each.attack, ran[each]) for each in stronger)]
-    fooled = _any(white_box)
-    fooled[chosen] |= np.any([ran[each].fooled for each in stronger], axis=0)
+    reported, fooled = _labels(white_box), _any(white_box)
+    by_gradients, fooled_by_gradients = (*reported, *(each.label for each in stronger)), fooled.copy()
+    fooled_by_gradients[chosen] |= np.any([ran[each].fooled for each in stronger], axis=0)
 
     victim = Victim(model, few[:1])
     clean = _logits(victim, few)
@@ -122,15 +122,15 @@ def measure_soundness(
         loss_variability=_variability(victim, few, truth, epsilon / 2, seed),
         unbounded=Proportion.where(ran[unbounded].fooled[right]) if right.any() else None,
         single_step=tuple(
-            _gap(attack.label, outcome.fooled, iterative, _any(iterative))
+            _gap(attack.label, outcome.fooled, _labels(iterative), _any(iterative))
             for attack, outcome in white_box
             if attack.family == "single-step" and iterative
         ),
         gradient_free=(
-            *(_gap(attack.label, outcome.fooled, by_gradients, fooled) for attack, outcome in others),
-            *(_gap(each.label, ran[each].fooled, by_gradients, fooled[chosen]) for each in gradient_free),
+            *(_gap(attack.label, outcome.fooled, by_gradients, fooled_by_gradients) for attack, outcome in others),
+            *(_gap(each.label, ran[each].fooled, by_gradients, fooled_by_gradients[chosen]) for each in gradient_free),
         ),
-        stronger=tuple(_gap(each.label, ran[each].fooled, white_box, _any(white_box)[chosen]) for each in stronger),
+        stronger=tuple(_gap(each.label, ran[each].fooled, reported, fooled[chosen]) for each in stronger),
         convergence=_convergence([*iterative, *((each.attack, ran[each]) for each in stronger)]),
     )
 
@@ -167,9 +167,12 @@ def _without_gradients(made: Sequence[Attack], epsilon: float, seed: int) -> lis
     return [_Own(attack, seed, attack.label) for attack in own]
 
 
-def _gap(label: str, fooled: NDArray[np.bool_], others: Sequence[Made], by_others: NDArray[np.bool_]) -> Gap:
-    against = tuple(attack.label for attack, _ in others)
-    return Gap(attack=label, against=against, only=Proportion.where(fooled & ~by_others))
+def _gap(label: str, fooled: NDArray[np.bool_], others: tuple[str, ...], by_others: NDArray[np.bool_]) -> Gap:
+    return Gap(attack=label, against=others, only=Proportion.where(fooled & ~by_others))
+
+
+def _labels(made: Sequence[Made]) -> tuple[str, ...]:
+    return tuple(attack.label for attack, _ in made)
 
 
 def _any(made: Sequence[Made]) -> NDArray[np.bool_]:

@@ -91,7 +91,7 @@ def test_each_sign_in_the_results_is_found(attacks: list[AttackResult], finding:
         ({"repeat_difference": 0.01}, "logits of two passes: differ by 1.0e-02", "≤ 1e-04", "EoT"),
         ({"batch_difference": 0.01}, "in a batch and alone: differ by 1.0e-02", "≤ 1e-04", "running statistics"),
         ({"loss_variability": 0.8}, "margin under noise of ±0.05: changes by 80.0%", "≤ 50%", "rough"),
-        ({"unbounded": Proportion.of(98, 100)}, "without a bound: fools 98 of 100", "≥ 99%", "attack is at fault"),
+        ({"unbounded": Proportion.of(98, 100)}, "without a bound: misses 2 of 100 images", "≤ 1", "attack is at fault"),
         ({"single_step": (gap("FGSM", 2, 499),)}, "FGSM against many steps: alone fools 2", "≤ 1", "one step beats"),
         ({"single_step": (gap("FGSM", 3, 1000),)}, "alone fools 3 of 1000 images", "≤ 2", "one step beats many"),
         ({"gradient_free": (gap("Square", 2),)}, "Square against every attack by gradients: alone", "≤ 1", "BPDA"),
