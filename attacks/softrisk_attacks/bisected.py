@@ -29,7 +29,8 @@ class BisectedAPGD(Attack):
 
     Every radius is tried by the margin, from the fooling point at hand drawn towards the input, then, where that
     fails, towards single wrong classes. Whatever is found is drawn towards the input along a straight line, and its
-    distance is the next upper bound. A failure proves nothing: results are upper bounds of the smallest radius.
+    distance is the next upper bound. A failure proves nothing: results are upper bounds of the smallest radius. More
+    targets find other minima and help more than more rounds.
 
     Attributes:
         epsilon: The largest radius tried.

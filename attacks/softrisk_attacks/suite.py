@@ -27,8 +27,8 @@ class Effort:
     Attributes:
         steps: Gradient steps of PGD and of every APGD.
         restarts: Of PGD and of APGD by the margin; APGD by cross entropy has one.
-        targets: Wrong classes of targeted APGD, at most; as many as there are if fewer.
-        rounds: Radii that bisected APGD tries after the first, with a third of the steps each.
+        targets: Wrong classes of targeted and of bisected APGD, at most; as many as there are if fewer.
+        rounds: Radii that bisected APGD tries after the first, with a third of the steps for each run.
         queries: Of Square and of HopSkipJump.
         draws: Of noise.
         subset: HopSkipJump, C&W and DeepFool attack only the first so many inputs; None for all.
@@ -71,7 +71,7 @@ def full_suite(epsilon: float, *, classes: int, twin: nn.Module | None = None, e
         APGD(epsilon, "scaled-ce", steps),
         APGD(epsilon, "margin", steps, restarts),
         TargetedAPGD(epsilon, steps, targets),
-        BisectedAPGD(epsilon, max(1, steps // 3), effort.rounds, min(3, targets)),
+        BisectedAPGD(epsilon, max(1, steps // 3), effort.rounds, targets),
         *transfer,
         Square(epsilon, effort.queries),
         DeepFool(epsilon, subset=subset),

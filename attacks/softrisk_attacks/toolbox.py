@@ -44,14 +44,18 @@ def generate(runner: Any, victim: Victim, inputs: Tensor, labels: Tensor) -> Ten
 
 @contextmanager
 def seeded(generator: torch.Generator) -> Iterator[None]:
-    """Seed NumPy's global state, from which ART draws, and let ART log errors only; put both back afterwards."""
+    """Seed NumPy's global state, from which ART draws, and let ART log errors only; put both back afterwards.
+
+    Torch's global state is put back, too: ART's loaders draw from it what they do not use.
+    """
     before = np.random.get_state()  # noqa: NPY002 - ART draws from the global state
     logger = logging.getLogger("art")
     level = logger.level
     np.random.seed(int(torch.randint(2**31, (), generator=generator)))  # noqa: NPY002 - the same
     logger.setLevel(logging.ERROR)
     try:
-        yield
+        with torch.random.fork_rng(devices=[]):
+            yield
     finally:
         np.random.set_state(before)  # noqa: NPY002 - the same
         logger.setLevel(level)

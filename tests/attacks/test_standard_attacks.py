@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from sklearn.datasets import load_digits
 from torch import nn
 
 from softrisk_attacks.attack import Attack, run_attack
@@ -14,26 +13,6 @@ from softrisk_attacks.standard import fgsm, pgd
 Inputs = NDArray[np.float32]
 Labels = NDArray[np.int64]
 ATTACKS = [fgsm(0.1), pgd(0.1, steps=7, restarts=2)]
-
-
-@pytest.fixture(scope="module")
-def digits() -> tuple[Inputs, Labels]:
-    source = load_digits()
-    return (source.images[:, None] / 16).astype(np.float32), source.target.astype(np.int64)
-
-
-@pytest.fixture(scope="module")
-def model(digits: tuple[Inputs, Labels]) -> nn.Module:
-    inputs, labels = torch.from_numpy(digits[0]), torch.from_numpy(digits[1])
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Dropout(0.2), nn.Linear(64, 10))
-        optimizer = torch.optim.Adam(network.parameters(), 1e-2)
-        for _ in range(60):
-            optimizer.zero_grad()
-            torch.autograd.backward(nn.functional.cross_entropy(network(inputs), labels))
-            optimizer.step()
-    return network.eval()
 
 
 def accuracy(model: nn.Module, inputs: Inputs, labels: Labels) -> float:
