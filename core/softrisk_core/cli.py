@@ -41,6 +41,7 @@ COMMANDS: Final = (
     Command("calibrate", "softrisk_export.cli_calibrate", "export", "Make a new version from your own clean data."),
     Command("inspect", "softrisk_core.cli_inspect", "", "Show what is in a bundle."),
     Command("evaluate", "softrisk_evaluation.cli", "evaluation", "Attack a bundle and say what its flag is worth."),
+    Command("experiment", "softrisk_evaluation.cli_experiment", "evaluation", "Measure what the losses are worth."),
     Command("serve", "softrisk_service.cli", "service", "Serve a model repository over HTTP."),
     Command("predict", "softrisk_client.cli", "client", "Send images to a running service."),
 )

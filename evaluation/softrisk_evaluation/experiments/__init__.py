@@ -1,0 +1,1 @@
+"""Experiments that decide what the training losses are worth, each a command with stored results."""

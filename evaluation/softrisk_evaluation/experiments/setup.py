@@ -1,0 +1,94 @@
+"""What every experiment is given: where it keeps its cells, what it trains, and how much it may spend."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from softrisk_attacks.suite import Effort
+from softrisk_evaluation.experiments.study import Study
+from softrisk_evaluation.experiments.task import BATCH_SIZE, Arm, Task, rows_of
+from softrisk_training.adversarial import AdversaryKind
+from softrisk_training.losses import DRSLForm
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much is measured.
+
+    Attributes:
+        published: Losses that DRSL is compared with; the first is CE.
+        weights: Of DRSL, that are tried for each of its forms.
+        adversaries: Kinds of adversarial training.
+        seeds: Trainings of each arm.
+        sweep_images: Selection rows that are attacked where a weight is chosen.
+        images: Test images that are attacked for each arm.
+        effort: Of the full suite on these.
+        headline_images: Test images that are attacked for the few arms that a page is about.
+        headline_effort: Of the full suite on these.
+        inner_steps: Steps of PGD inside adversarial training.
+    """
+
+    published: tuple[Arm, ...]
+    weights: Mapping[DRSLForm, tuple[float, ...]]
+    adversaries: tuple[AdversaryKind, ...]
+    seeds: int
+    sweep_images: int
+    images: int
+    effort: Effort
+    headline_images: int
+    headline_effort: Effort
+    inner_steps: int
+
+
+def in_words(effort: Effort) -> str:
+    """What the full suite is."""
+    e = effort
+    subset = "all" if e.subset is None else f"the first {e.subset}"
+    return (
+        f"noise ({e.draws:,} draws), FGSM, PGD and margin APGD ({e.steps} steps × {e.restarts}), APGD on cross "
+        "entropy and "
+        f"on scaled cross entropy ({e.steps} steps), targeted APGD ({e.steps} steps × {e.targets} targets), bisected "
+        "APGD "
+        f"({e.rounds} rounds of {max(1, e.steps // 3)} steps), transfer, Square ({e.queries:,} queries); DeepFool, "
+        "C&W and "
+        f"HopSkipJump ({e.queries:,} queries) on {subset} images"
+    )
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One experiment's surroundings.
+
+    Attributes:
+        study: Keeps cells.
+        task: What is trained.
+        budget: How much is measured.
+    """
+
+    study: Study
+    task: Task
+    budget: Budget
+
+    @property
+    def seeds(self) -> range:
+        """Of initialisation, row order and attacks."""
+        return range(self.budget.seeds)
+
+    @cached_property
+    def data_name(self) -> str:
+        """What the data are, for titles."""
+        return rows_of(self.task.data)[0].source
+
+    @cached_property
+    def method(self) -> tuple[str, ...]:
+        """What holds for all figures of this setup."""
+        _, splits = rows_of(self.task.data)
+        task = self.task
+        return (
+            f"{len(splits.training):,} training, {len(splits.selection):,} selection and {len(splits.test):,} test "
+            "images "
+            "of one split for all arms and seeds; choices are made on selection rows only.",
+            f"{task.architecture}, {task.width} filters in the first layer, {task.epochs} epochs, batches of "
+            f"{BATCH_SIZE}, augmentation {task.augmentation}, forward pass of the training in bfloat16.",
+            "Attacks are ℓ∞ on pixels in [0, 1] in float32; an image that is wrong without an attack counts as wrong.",
+        )
