@@ -30,7 +30,7 @@ def run(setup: Setup) -> Findings:
     study, task, budget, seeds = setup.study, setup.task, setup.budget, setup.seeds
     arms = [CE, GCE, sweep(setup).best]
     study.results("training", training_cells(task, arms, seeds))
-    kept = study.results("answers", answer_cells(task, arms, seeds, budget.headline_images, task.epsilon))
+    kept = study.results("answers", answer_cells(task, arms, seeds, budget.described_images, task.epsilon))
     bar = study.progress.add_task("embeddings", total=len(kept))
     points = []
     for index, each in enumerate(kept):
@@ -42,7 +42,7 @@ def run(setup: Setup) -> Findings:
         question="Do attacked outputs sit at the tips of the clusters for DRSL, and scattered for CE and GCE?",
         method=(
             *setup.method,
-            f"t-SNE (perplexity 30, PCA start) of the square roots of the softmax outputs of {budget.headline_images} "
+            f"t-SNE (perplexity 30, PCA start) of the square roots of the softmax outputs of {budget.described_images} "
             "test "
             "images, "
             f"clean and under PGD-{STEPS}, ε = {task.epsilon:.3g}, together.",

@@ -32,10 +32,10 @@ def run(setup: Setup) -> Findings:
     arms = [CE, drsl, hardened]
     study.results("training", training_cells(task, arms, seeds))
     answered = by_arm(
-        study.results("answers", answer_cells(task, arms, seeds, budget.headline_images, task.epsilon)), arms
+        study.results("answers", answer_cells(task, arms, seeds, budget.described_images, task.epsilon)), arms
     )
     pairs = [(CE, drsl), (CE, hardened), (drsl, hardened)]
-    inputs, labels = test_sample(task, budget.headline_images)
+    inputs, labels = test_sample(task, budget.described_images)
     return Findings(
         title=f"Logit distributions, {setup.data_name}",
         question="Does adversarial training lower the largest logit and the gap, does DRSL do the same, and are the "
@@ -43,7 +43,7 @@ def run(setup: Setup) -> Findings:
         "images certain to all?",
         method=(
             *setup.method,
-            f"{budget.headline_images} test images, clean and under PGD-{STEPS}, ε = {task.epsilon:.3g}; adversarial "
+            f"{budget.described_images} test images, clean and under PGD-{STEPS}, ε = {task.epsilon:.3g}; adversarial "
             "training "
             "at "
             f"ε = {task.training_epsilon:.3g}.",

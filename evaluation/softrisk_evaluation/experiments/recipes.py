@@ -19,8 +19,9 @@ GREY: Final = Budget(
     sweep_images=300,
     images=100,
     effort=Effort(steps=50, restarts=1, targets=5, rounds=4, queries=1000, draws=200, subset=25),
-    headline_images=300,
-    headline_effort=Effort(steps=100, restarts=2, targets=9, rounds=6, queries=3000, draws=500, subset=50),
+    headline_images=200,
+    headline_effort=Effort(steps=100, restarts=2, targets=9, rounds=4, queries=2500, draws=300, subset=40),
+    described_images=300,
     inner_steps=5,
 )
 """What two CPU cores do in half an hour or an hour for each experiment on grey images."""
@@ -45,6 +46,7 @@ SECONDS: Final = Budget(
     effort=Effort(steps=5, restarts=1, targets=2, rounds=2, queries=50, draws=20, subset=4),
     headline_images=30,
     headline_effort=Effort(steps=5, restarts=1, targets=2, rounds=2, queries=50, draws=20, subset=4),
+    described_images=40,
     inner_steps=2,
 )
 """What shows that an experiment runs, and nothing else."""

@@ -28,7 +28,7 @@ def run(setup: Setup) -> Findings:
     study, task, budget, seeds = setup.study, setup.task, setup.budget, setup.seeds
     arms = [CE, GCE, sweep(setup).best]
     study.results("training", training_cells(task, arms, seeds))
-    kept = study.results("answers", answer_cells(task, arms, seeds, budget.headline_images, task.epsilon))
+    kept = study.results("answers", answer_cells(task, arms, seeds, budget.described_images, task.epsilon))
     found = by_arm([runner_up(each) for each in kept], arms)
     return Findings(
         title=f"The runner-up hypothesis, {setup.data_name}",
@@ -36,7 +36,7 @@ def run(setup: Setup) -> Findings:
         "foretell which images fall?",
         method=(
             *setup.method,
-            f"{budget.headline_images} test images under PGD-{STEPS}, ε = {task.epsilon:.3g}, one random start, all "
+            f"{budget.described_images} test images under PGD-{STEPS}, ε = {task.epsilon:.3g}, one random start, all "
             "steps "
             "taken. "
             "Distance: the smallest ℓ∞ radius at which the minimum-norm attack changes the label.",

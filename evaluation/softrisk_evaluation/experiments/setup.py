@@ -25,6 +25,7 @@ class Budget:
         effort: Of the full suite on these.
         headline_images: Test images that are attacked for the few arms that a page is about.
         headline_effort: Of the full suite on these.
+        described_images: Test images on which answers are described: distributions, correlations, pictures.
         inner_steps: Steps of PGD inside adversarial training.
     """
 
@@ -37,6 +38,7 @@ class Budget:
     effort: Effort
     headline_images: int
     headline_effort: Effort
+    described_images: int
     inner_steps: int
 
 

@@ -124,7 +124,8 @@ class Study:
     def _read(self, cell: Cell) -> Kept:
         path = self.work / cell.file
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            # Opened here: np.load leaves a damaged file open.
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 return {name: archive[name] for name in archive.files}
         except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
             raise EvaluationError(f"{path} cannot be read ({error}); delete it, and it is computed again") from error
