@@ -7,7 +7,7 @@ drives a model there. The margin itself has no such hole.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from softrisk_attacks.victim import margin
 
 Kind = Literal["ce", "margin", "scaled-ce"]
+LEAD: Final = 10.0
+"""Of the label in scaled cross entropy: not saturated in float32, and the strongest wrong class still decides."""
+
 _Value = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -46,8 +49,8 @@ def untargeted(kind: Kind, clean: Tensor, labels: Tensor) -> Objective:
 
     Args:
         kind: `ce`, the cross entropy of the label; `margin`, the largest wrong logit minus that of the label;
-            `scaled-ce`, the cross entropy of the logits divided, for each input, by the margin it begins with. Cross
-            entropy in float32 has no gradient left where the label leads by some 20; so divided, its lead is 1.
+            `scaled-ce`, the cross entropy of logits scaled, for each input, so that the label begins with a lead of
+            `LEAD`. In float32 cross entropy loses its gradient where the label leads by much more.
         clean: Logits of the inputs before the attack, shape (B, classes).
         labels: True classes, shape (B,).
     """
@@ -57,8 +60,8 @@ def untargeted(kind: Kind, clean: Tensor, labels: Tensor) -> Objective:
         case "margin":
             return Objective(_margin, labels, labels)
         case "scaled-ce":
-            lead = margin(clean, labels).abs()
-            return Objective(_cross_entropy, labels, lead.clamp(min=torch.finfo(lead.dtype).tiny ** 0.5))
+            temperature = margin(clean, labels).abs() / LEAD
+            return Objective(_cross_entropy, labels, temperature.clamp(min=torch.finfo(clean.dtype).eps))
 
 
 def towards(targets: Tensor, labels: Tensor) -> Objective:
