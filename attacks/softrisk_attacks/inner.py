@@ -1,8 +1,9 @@
 """The short PGD inside adversarial training: torch only, one run, no copies.
 
-It is no measure of robustness; for that there are the attacks beside it. It always raises the cross entropy (or the divergence
-of TRADES), whatever the model is trained with, and never a regulariser: an attacker wants another label, and a penalty
-that takes part in the search lets training teach the search to look elsewhere, which is how gradients get masked.
+It is no measure of robustness; for that there are the attacks beside it. It always raises the cross entropy (or the
+divergence of TRADES), whatever the model is trained with, and never a regulariser: an attacker wants another label, and
+a penalty that takes part in the search lets training teach the search to look elsewhere, which is how gradients get
+masked.
 """
 
 from collections.abc import Iterator

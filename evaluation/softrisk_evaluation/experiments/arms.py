@@ -21,8 +21,8 @@ PUBLISHED: Final = (
 
 WEIGHTS: Final[dict[DRSLForm, tuple[float, ...]]] = {
     "logit": (0.01, 0.1, 0.3, 1, 3, 10, 100),
-    "authors": (1e-3, 1e-2, 1e-1, 1, 10),
-    "authors-vectorised": (1e-3, 1e-2, 1e-1, 1, 10),
+    "authors": (1e-3, 1e-2, 1e-1, 0.3, 1, 3, 10),
+    "authors-vectorised": (1e-3, 1e-2, 1e-1, 0.3, 1, 3, 10),
     "conditional": (0.01, 0.1, 1, 10, 100),
     "probability": (0.01, 0.1, 1, 10, 100),
 }

@@ -1,11 +1,14 @@
-"""How DRSL's weight is chosen: on selection rows, against PGD, among the weights that keep the accuracy of CE."""
+"""How DRSL's weight is chosen: on selection rows, under attack, among the weights that keep the accuracy of CE.
+
+The attack is PGD with 20 steps and APGD on the margin, the worse of the two for each image. PGD alone would choose what
+hides from PGD: it climbs the cross entropy, and DRSL changes what the cross entropy looks like.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
+from softrisk_attacks.apgd import APGD
 from softrisk_attacks.attack import run_attack
 from softrisk_attacks.standard import pgd
 from softrisk_evaluation.experiments.arms import CE, drsl
@@ -17,8 +20,24 @@ from softrisk_training.losses import DRSLForm
 TOLERANCE: Final = 0.003
 """Clean accuracies are matched if they differ by no more than this: three tenths of a point."""
 
-STEPS: Final = 20
+PGD_STEPS: Final = 20
+APGD_STEPS: Final = 50
 SEED: Final = 0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One trained model on selection rows.
+
+    Attributes:
+        accuracy: On all of them, in [0, 1].
+        pgd: Right under PGD, of the sample that is attacked.
+        robust: Right under PGD and under APGD on the margin.
+    """
+
+    accuracy: float
+    pgd: float
+    robust: float
 
 
 @dataclass(frozen=True)
@@ -28,15 +47,13 @@ class Trial:
     Attributes:
         form: Of the penalty.
         weight: Against the cross entropy of a sample.
-        accuracy: On all selection rows.
-        robust: Right on the clean and on the attacked image, on the sample of selection rows.
+        measured: What came of it.
         chosen: Whether it is the form's choice.
     """
 
     form: DRSLForm
     weight: float
-    accuracy: float
-    robust: float
+    measured: Measured
     chosen: bool
 
 
@@ -45,8 +62,7 @@ class Sweep:
     """All trials, and CE beside them."""
 
     trials: tuple[Trial, ...]
-    ce_accuracy: float
-    ce_robust: float
+    ce: Measured
 
     def arm(self, form: DRSLForm) -> Arm:
         """DRSL in this form with the chosen weight."""
@@ -55,55 +71,62 @@ class Sweep:
 
     @property
     def best(self) -> Arm:
-        """Of the chosen weights of all forms the one that holds best."""
-        return self.arm(max((trial for trial in self.trials if trial.chosen), key=lambda trial: trial.robust).form)
+        """Of the forms' choices the one that holds best, matched ones before those that are not."""
+        chosen = [trial for trial in self.trials if trial.chosen]
+        return self.arm(
+            max(chosen, key=lambda trial: (is_matched(trial.measured, self.ce), trial.measured.robust)).form
+        )
 
 
-def robust_on_selection(work: Path, task: Task, arm: Arm, seed: int, images: int) -> Kept:
-    """A cell: `right`, which images of the selection sample stay right under PGD, shape (images,)."""
+def attack_selection(work: Path, task: Task, arm: Arm, seed: int, images: int) -> Kept:
+    """A cell: `pgd` and `margin`, which images of the selection sample stay right under each, shape (images,)."""
     model = trained(work, task, arm, seed)
     inputs, labels = selection_sample(task, images)
-    outcome = run_attack(model, inputs, labels, pgd(task.epsilon, STEPS, restarts=1), seed=SEED)
-    return {"right": ~outcome.fooled}
+    attacks = {
+        "pgd": pgd(task.epsilon, PGD_STEPS, restarts=1),
+        "margin": APGD(task.epsilon, "margin", APGD_STEPS),
+    }
+    return {name: ~run_attack(model, inputs, labels, attack, seed=SEED).fooled for name, attack in attacks.items()}
 
 
 def sweep(setup: Setup) -> Sweep:
     """Train DRSL with every weight, one seed each, and choose one weight for each form."""
-    study, task, images, weights = setup.study, setup.task, setup.budget.sweep_images, setup.budget.weights
-    tried = [(form, weight) for form, values in weights.items() for weight in values]
+    study, task, images = setup.study, setup.task, setup.budget.sweep_images
+    tried = [(form, weight) for form, values in setup.budget.weights.items() for weight in values]
     arms = [CE, *(drsl(form, weight) for form, weight in tried)]
-    accuracies = [
-        float(kept["selection_accuracy"])
-        for kept in study.results("training, one weight of DRSL each", training_cells(task, arms, [SEED]))
-    ]
+    accuracies = study.results("training, one weight of DRSL each", training_cells(task, arms, [SEED]))
     cells = [
-        Cell(f"sweep/{slug(arm.name)}", robust_on_selection, {"task": task, "arm": arm, "seed": SEED, "images": images})
+        Cell(f"sweep/{slug(arm.name)}", attack_selection, {"task": task, "arm": arm, "seed": SEED, "images": images})
         for arm in arms
     ]
-    robust = [float(kept["right"].mean()) for kept in study.results(f"PGD-{STEPS} on selection rows", cells)]
-    return choose(tried, accuracies[1:], robust[1:], accuracies[0], robust[0])
+    attacked = study.results("attacks on selection rows", cells)
+    ce, *trials = (
+        Measured(
+            accuracy=float(accuracy["selection_accuracy"]),
+            pgd=float(kept["pgd"].mean()),
+            robust=float((kept["pgd"] & kept["margin"]).mean()),
+        )
+        for accuracy, kept in zip(accuracies, attacked, strict=True)
+    )
+    return choose(tried, trials, ce)
 
 
-def choose(
-    tried: list[tuple[DRSLForm, float]],
-    accuracies: list[float],
-    robust: list[float],
-    ce_accuracy: float,
-    ce_robust: float,
-) -> Sweep:
+def choose(tried: list[tuple[DRSLForm, float]], measured: list[Measured], ce: Measured) -> Sweep:
     """Of each form the weight that holds best among those whose accuracy is CE's, or else the most accurate one."""
     chosen = set()
     for form in dict(tried):
         of_form = [index for index, (other, _) in enumerate(tried) if other == form]
-        matched = [index for index in of_form if accuracies[index] >= ce_accuracy - TOLERANCE]
+        matched = [index for index in of_form if is_matched(measured[index], ce)]
         # A penalty of no effect has ties: the smaller weight is then the smaller intervention.
         chosen.add(
-            max(matched, key=lambda index: (robust[index], -tried[index][1]))
+            max(matched, key=lambda index: (measured[index].robust, -tried[index][1]))
             if matched
-            else int(np.argmax([accuracies[index] if index in of_form else -1 for index in range(len(tried))]))
+            else max(of_form, key=lambda index: measured[index].accuracy)
         )
-    trials = tuple(
-        Trial(form, weight, accuracies[index], robust[index], index in chosen)
-        for index, (form, weight) in enumerate(tried)
-    )
-    return Sweep(trials, ce_accuracy, ce_robust)
+    trials = tuple(Trial(form, weight, measured[index], index in chosen) for index, (form, weight) in enumerate(tried))
+    return Sweep(trials, ce)
+
+
+def is_matched(measured: Measured, ce: Measured) -> bool:
+    """Whether a model is no less accurate than CE, within the tolerance."""
+    return measured.accuracy >= ce.accuracy - TOLERANCE
