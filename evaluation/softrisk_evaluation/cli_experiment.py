@@ -67,7 +67,7 @@ def experiment_command(
     jobs: Annotated[int, typer.Option(min=1, help="Processes, each with one thread.")] = 2,
     # One would be its own twin, and have no spread.
     seeds: Annotated[
-        int | None, typer.Option(min=2, help="Trainings of each arm. Default: 3 for grey images, 2 for coloured ones.")
+        int | None, typer.Option(min=1, help="Trainings of each arm. Default: 3 for grey images, 2 for coloured ones.")
     ] = None,
     images: Annotated[
         int | None, typer.Option(min=1, help="Test images that are attacked for each arm. Default: 100.")
@@ -82,7 +82,11 @@ def experiment_command(
     epochs: Annotated[int | None, typer.Option(min=1, help="Default: 5 for grey images, 6 for coloured ones.")] = None,
     epsilon: Annotated[
         float | None,
-        typer.Option(help="ℓ∞ radius of the headline, on pixels in [0, 1]. Default: 0.1 for grey images, else 1/255."),
+        typer.Option(
+            min=1e-6,
+            max=1.0,
+            help="ℓ∞ radius of the headline, on pixels in [0, 1]. Default: 0.1 for grey images, else 1/255.",
+        ),
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="So little of everything that it only shows that an experiment runs.")

@@ -186,7 +186,7 @@ def train(
     model, arguments = _initial_model(config, data, splits.training)
     # The layout in which convolutions are fastest; values and shapes are the same in any.
     model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
-    optimizer = _make_optimizer(model, config)
+    optimizer = make_optimizer(model, config.optimizer, config.learning_rate, config.weight_decay)
     digests = data.digests(np.concatenate([splits.training, splits.selection]))
     labelled = with_label_noise(data, splits.training, config.label_noise, config.seed)
     guarded = config.adversary.kind == "fast"
@@ -285,6 +285,22 @@ def warm_up(progress: float, share: float) -> float:
     return min(1.0, progress / share) if share else 1.0
 
 
+def make_optimizer(
+    model: nn.Module, name: Optimizer, learning_rate: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """AdamW, or SGD with Nesterov momentum 0.9.
+
+    Args:
+        model: Whose parameters are trained.
+        name: `adamw` or `sgd`.
+        learning_rate: Peak of the schedule.
+        weight_decay: Decoupled for `adamw`, ℓ2 for `sgd`.
+    """
+    if name == "adamw":
+        return torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=weight_decay)
+    return torch.optim.SGD(model.parameters(), learning_rate, momentum=0.9, nesterov=True, weight_decay=weight_decay)
+
+
 def _train_epoch(
     model: nn.Module,
     loss: Loss,
@@ -346,14 +362,6 @@ def _initial_model(
             config.architecture, input_shape=data.input_shape, classes=len(data.classes), **arguments
         )
     return model, arguments
-
-
-def _make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=config.weight_decay)
-    return torch.optim.SGD(
-        model.parameters(), config.learning_rate, momentum=0.9, nesterov=True, weight_decay=config.weight_decay
-    )
 
 
 def _refuse_other_training(saved: dict[str, Any], state: dict[str, Any], path: Path) -> None:

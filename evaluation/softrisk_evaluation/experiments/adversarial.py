@@ -5,10 +5,10 @@ from typing import Final
 from softrisk_evaluation.experiments.answers import STEPS, answer_cells, gap_auroc
 from softrisk_evaluation.experiments.arms import CE
 from softrisk_evaluation.experiments.findings import Findings, percent, plain
-from softrisk_evaluation.experiments.setup import Setup, in_words
-from softrisk_evaluation.experiments.sweep import sweep
+from softrisk_evaluation.experiments.setup import Setup, in_words, sampling_error
+from softrisk_evaluation.experiments.sweep import how_chosen, sweep
 from softrisk_evaluation.experiments.task import Arm, by_arm, training_cells
-from softrisk_evaluation.experiments.worst_case import attack_table, flag_table, standing, suite_cells
+from softrisk_evaluation.experiments.worst_case import attack_table, flag_table, standing, suite_cells, twin_seeds
 from softrisk_evaluation.tables import Section
 from softrisk_training.adversarial import Adversary
 
@@ -37,6 +37,7 @@ def run(setup: Setup) -> Findings:
     accuracy = by_arm(
         [float(kept["test_accuracy"]) for kept in study.results("training", training_cells(task, arms, seeds))], arms
     )
+    study.results("training twins", training_cells(task, [CE], twin_seeds(seeds)))
     answered = by_arm(
         study.results("answers and smallest radii", answer_cells(task, arms, seeds, budget.images, epsilon)), arms
     )
@@ -60,9 +61,12 @@ def run(setup: Setup) -> Findings:
         "see?",
         method=(
             *setup.method,
+            how_chosen(setup),
+            sampling_error(budget.images),
             f"Trained under attack at ε = {epsilon:.3g} (PGD-AT and TRADES: {budget.inner_steps} steps, β = 6; fast "
             "AT: one "
-            "step of 1.25 ε from a random start); attacked at the same ε.",
+            "step of 1.25 ε from a random start); attacked at the same ε. DRSL's weight is the one that was chosen "
+            "without adversarial training.",
             f"Full suite on {budget.images} test images: {in_words(budget.effort)}.",
         ),
         tables=[

@@ -6,9 +6,9 @@ from softrisk_evaluation.experiments.adversarial import against
 from softrisk_evaluation.experiments.answers import answer_cells
 from softrisk_evaluation.experiments.arms import CE
 from softrisk_evaluation.experiments.findings import Findings, percent
-from softrisk_evaluation.experiments.setup import Setup, in_words
+from softrisk_evaluation.experiments.setup import Setup, in_words, sampling_error
 from softrisk_evaluation.experiments.task import Arm, by_arm, training_cells
-from softrisk_evaluation.experiments.worst_case import attack_table, flag_table, standing, suite_cells
+from softrisk_evaluation.experiments.worst_case import attack_table, flag_table, standing, suite_cells, twin_seeds
 from softrisk_evaluation.tables import Section
 from softrisk_training.adversarial import Adversary
 
@@ -35,6 +35,7 @@ def run(setup: Setup) -> Findings:
     accuracy = by_arm(
         [float(kept["test_accuracy"]) for kept in study.results("training", training_cells(task, arms, seeds))], arms
     )
+    study.results("training twins", training_cells(task, [CE], twin_seeds(seeds)))
     answered = by_arm(
         study.results("answers and smallest radii", answer_cells(task, arms, seeds, budget.images, epsilon)), arms
     )
@@ -61,6 +62,7 @@ def run(setup: Setup) -> Findings:
         question="Does the suite find what is known of these models?",
         method=(
             *setup.method,
+            sampling_error(budget.images),
             f"Full suite on {budget.images} test images: {in_words(budget.effort)}.",
             "Weak PGD: 20 steps, one random start, gradients of the cross entropy.",
         ),

@@ -12,15 +12,16 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from softrisk_attacks.apgd import APGD
 from softrisk_attacks.attack import run_attack
 from softrisk_attacks.standard import pgd
 from softrisk_evaluation.experiments.adversarial import against
 from softrisk_evaluation.experiments.arms import CE
 from softrisk_evaluation.experiments.findings import Findings, percent
-from softrisk_evaluation.experiments.setup import Setup
+from softrisk_evaluation.experiments.setup import Setup, sampling_error
 from softrisk_evaluation.experiments.study import Cell, Kept, slug
 from softrisk_evaluation.experiments.task import (
     BATCH_SIZE,
@@ -37,7 +38,7 @@ from softrisk_evaluation.tables import Section
 from softrisk_training.adversarial import Adversary
 from softrisk_training.checkpoint import load_checkpoint
 from softrisk_training.models import architecture, build_classifier
-from softrisk_training.trainer import one_cycle
+from softrisk_training.trainer import make_optimizer, one_cycle
 
 Logits = NDArray[np.float32]
 Change = Callable[[Logits, Logits, np.random.Generator], Logits]
@@ -47,6 +48,7 @@ TEMPERATURE: Final = 4.0
 """Softens teacher and student alike (Hinton et al., arXiv 1503.02531)."""
 
 STEPS: Final = 20
+MARGIN_STEPS: Final = 50
 
 
 def _wrong_classes(logits: Logits, change: Callable[[Logits], Logits]) -> Logits:
@@ -133,29 +135,29 @@ def run(setup: Setup) -> Findings:
     teacher = against(Adversary("pgd", task.training_epsilon, budget.inner_steps), CE)
     study.results("training the teachers", training_cells(task, [teacher, CE], range(1)))
     changes = [*TEACHERS, HARD]
+    common = {"task": task, "teacher": teacher, "images": budget.images, "epsilon": task.epsilon}
     kept = study.results(
         "students",
         [
-            Cell(
-                f"student/{slug(change)}-{seed}",
-                student,
-                {
-                    "task": task,
-                    "teacher": teacher,
-                    "change": change,
-                    "seed": seed,
-                    "images": budget.images,
-                    "epsilon": task.epsilon,
-                },
-            )
+            Cell(f"student/{slug(change)}-{seed}", student, {**common, "change": change, "seed": seed})
             for change in changes
             for seed in seeds
         ],
     )
-    clean, robust = (
-        np.array([each[name].mean() for each in kept]).reshape(len(changes), len(seeds))
-        for name in ("right_clean", "right")
+    models = (teacher, CE)
+    themselves = study.results(
+        "teachers",
+        [Cell(f"teacher/{slug(arm.name)}", teacher_itself, {**common, "teacher": arm}) for arm in models],
     )
+    figures = {
+        name: np.array([each[name].mean() for each in kept]).reshape(len(changes), len(seeds))
+        for name in ("right_clean", "right_pgd", "right")
+    }
+    rows = [
+        (f"({arm.name} itself)", *(f"{each[name].mean():.1%}".rstrip("%") for name in figures))
+        for arm, each in zip(models, themselves, strict=True)
+    ]
+    rows += [(change, *(percent(figures[name][row]) for name in figures)) for row, change in enumerate(changes)]
     return Findings(
         title=f"Does the order of the wrong classes matter? {setup.data_name}",
         question="A student that sees clean images only inherits robustness from an adversarially trained teacher. "
@@ -163,23 +165,26 @@ def run(setup: Setup) -> Findings:
         "still, when the teacher's wrong classes are flattened, as DRSL would, or shuffled?",
         method=(
             *setup.method,
-            f"Teacher: {teacher.name}, one seed. Students: the same network, T² · KL of the softmax at temperature "
-            f"T = {TEMPERATURE:g}, clean training images, {len(seeds)} seeds.",
-            f"PGD-{STEPS}, one random start, ε = {task.epsilon:.3g}, {budget.images} test images.",
+            sampling_error(budget.images),
+            f"Teacher: {teacher.name}, one seed. Students: the same network and schedule, T² · KL of the softmax at "
+            f"temperature T = {TEMPERATURE:g}, clean training images without augmentation, {len(seeds)} seeds.",
+            f"PGD-{STEPS} and APGD-{MARGIN_STEPS} on the margin, one random start each, ε = {task.epsilon:.3g}, "
+            f"{budget.images} test images.",
+            "Flat: each wrong logit is their mean, which makes the teacher surer, too, since the softmax of a mean is "
+            "less "
+            "than the mean of the softmax. Shuffles keep every value and so the confidence. The order of CE brings its "
+            "predictions with it.",
         ),
         tables=[
             Section(
                 title="Students",
-                columns=("teacher's logits", "clean, %", f"PGD-{STEPS}, %"),
-                rows=tuple(
-                    (change, percent(clean[row], 2), percent(robust[row])) for row, change in enumerate(changes)
-                ),
-                note=f"Mean ± sd over {len(seeds)} seeds. Order: of the classes by the teacher's logits; values: its "
-                "sorted "
+                columns=("teacher's logits", "clean, %", f"PGD-{STEPS}, %", "worst of both, %"),
+                rows=tuple(rows),
+                note=f"Mean ± sd over {len(seeds)} seeds. Order: of the classes by the logits; values: the sorted "
                 "logits.",
             )
         ],
-        facts={"changes": changes, "clean": clean, "robust": robust},
+        facts={"changes": changes, **figures},
     )
 
 
@@ -196,7 +201,8 @@ def student(work: Path, task: Task, teacher: Arm, change: str, seed: int, images
         epsilon: ℓ∞ radius.
 
     Returns:
-        `right_clean`, over all test rows, and `right`, under PGD on the sample.
+        `right_clean`, over all test rows; `right_pgd` under PGD, and `right` under PGD and APGD on the margin, of the
+        sample.
     """
     data, splits = rows_of(task.data)
     rows = splits.training
@@ -212,7 +218,7 @@ def student(work: Path, task: Task, teacher: Arm, change: str, seed: int, images
         pupil = build_classifier(
             task.architecture, input_shape=data.input_shape, classes=len(data.classes), **arguments
         ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(pupil.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
+    optimizer = make_optimizer(pupil, recipe.optimizer, recipe.learning_rate, recipe.weight_decay)
     total = task.epochs * (-(-len(rows) // BATCH_SIZE))
     step = 0
     pupil.train()
@@ -232,11 +238,26 @@ def student(work: Path, task: Task, teacher: Arm, change: str, seed: int, images
             torch.autograd.backward(value)
             optimizer.step()
             step += 1
-    pupil.eval().requires_grad_(False)
+    return _examined(pupil.eval().requires_grad_(False), task, seed, images, epsilon)
+
+
+def teacher_itself(work: Path, task: Task, teacher: Arm, images: int, epsilon: float) -> Kept:
+    """A cell: the same figures of a teacher."""
+    return _examined(trained(work, task, teacher, 0), task, 0, images, epsilon)
+
+
+def _examined(model: nn.Module, task: Task, seed: int, images: int, epsilon: float) -> Kept:
+    data, splits = rows_of(task.data)
     inputs, labels = test_sample(task, images)
-    outcome = run_attack(pupil, inputs, labels, pgd(epsilon, STEPS, restarts=1), seed=seed)
-    predicted = logits_of(pupil, data.inputs(splits.test)).argmax(axis=1)
-    return {"right_clean": predicted == data.labels[splits.test], "right": ~outcome.fooled}
+    by_pgd = run_attack(model, inputs, labels, pgd(epsilon, STEPS, restarts=1), seed=seed)
+    # Distilled at a temperature, logits are large, and the cross entropy saturates: what PGD misses, the margin finds.
+    by_margin = run_attack(model, inputs, labels, APGD(epsilon, "margin", MARGIN_STEPS), seed=seed)
+    predicted = logits_of(model, data.inputs(splits.test)).argmax(axis=1)
+    return {
+        "right_clean": predicted == data.labels[splits.test],
+        "right_pgd": ~by_pgd.fooled,
+        "right": ~(by_pgd.fooled | by_margin.fooled),
+    }
 
 
 def distillation_loss(logits: Tensor, taught: Tensor) -> Tensor:

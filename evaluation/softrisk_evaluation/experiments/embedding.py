@@ -12,9 +12,9 @@ from softrisk_core.diagnostics import softmax
 from softrisk_evaluation.experiments.answers import STEPS, answer_cells
 from softrisk_evaluation.experiments.arms import CE, GCE
 from softrisk_evaluation.experiments.findings import Findings, Picture, percent, plain
-from softrisk_evaluation.experiments.setup import Setup
+from softrisk_evaluation.experiments.setup import Setup, sampling_error
 from softrisk_evaluation.experiments.study import Kept
-from softrisk_evaluation.experiments.sweep import sweep
+from softrisk_evaluation.experiments.sweep import how_chosen, sweep
 from softrisk_evaluation.experiments.task import Arm, by_arm, training_cells
 from softrisk_evaluation.tables import Section
 
@@ -42,6 +42,8 @@ def run(setup: Setup) -> Findings:
         question="Do attacked outputs sit at the tips of the clusters for DRSL, and scattered for CE and GCE?",
         method=(
             *setup.method,
+            how_chosen(setup),
+            sampling_error(budget.described_images),
             f"t-SNE (perplexity 30, PCA start) of the square roots of the softmax outputs of {budget.described_images} "
             "test "
             "images, "

@@ -10,9 +10,9 @@ from softrisk_attacks.attack import run_attack
 from softrisk_attacks.standard import pgd
 from softrisk_evaluation.experiments.arms import CE, GCE
 from softrisk_evaluation.experiments.findings import Findings, Picture, percent
-from softrisk_evaluation.experiments.setup import Setup
+from softrisk_evaluation.experiments.setup import Setup, sampling_error
 from softrisk_evaluation.experiments.study import Cell, Kept, slug
-from softrisk_evaluation.experiments.sweep import sweep
+from softrisk_evaluation.experiments.sweep import how_chosen, sweep
 from softrisk_evaluation.experiments.task import Arm, Task, test_sample, trained, training_cells
 from softrisk_evaluation.tables import Section
 
@@ -66,7 +66,8 @@ def run(setup: Setup) -> Findings:
         method=(
             *setup.method,
             "Each chosen training label becomes a uniformly random other class; the share is of all training labels.",
-            "DRSL's form and weight were chosen on selection rows with right labels, not for this experiment.",
+            how_chosen(setup) + " Labels were right there; nothing was tuned for noise.",
+            sampling_error(setup.budget.images),
         ),
         tables=tables,
         pictures=[

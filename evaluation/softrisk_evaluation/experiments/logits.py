@@ -13,9 +13,9 @@ from softrisk_evaluation.experiments.adversarial import against
 from softrisk_evaluation.experiments.answers import STEPS, answer_cells
 from softrisk_evaluation.experiments.arms import CE
 from softrisk_evaluation.experiments.findings import Findings, Picture, plain
-from softrisk_evaluation.experiments.setup import Setup
+from softrisk_evaluation.experiments.setup import Setup, sampling_error
 from softrisk_evaluation.experiments.study import Kept
-from softrisk_evaluation.experiments.sweep import sweep
+from softrisk_evaluation.experiments.sweep import how_chosen, sweep
 from softrisk_evaluation.experiments.task import Arm, by_arm, test_sample, training_cells
 from softrisk_evaluation.tables import Section
 from softrisk_training.adversarial import Adversary
@@ -43,6 +43,8 @@ def run(setup: Setup) -> Findings:
         "images certain to all?",
         method=(
             *setup.method,
+            how_chosen(setup),
+            sampling_error(budget.described_images),
             f"{budget.described_images} test images, clean and under PGD-{STEPS}, ε = {task.epsilon:.3g}; adversarial "
             "training "
             "at "

@@ -12,9 +12,9 @@ from softrisk_core.diagnostics import diagnose, softmax
 from softrisk_evaluation.experiments.answers import STEPS, answer_cells
 from softrisk_evaluation.experiments.arms import CE, GCE
 from softrisk_evaluation.experiments.findings import Findings, percent, plain
-from softrisk_evaluation.experiments.setup import Setup
+from softrisk_evaluation.experiments.setup import Setup, sampling_error
 from softrisk_evaluation.experiments.study import Kept
-from softrisk_evaluation.experiments.sweep import sweep
+from softrisk_evaluation.experiments.sweep import how_chosen, sweep
 from softrisk_evaluation.experiments.task import Arm, by_arm, training_cells
 from softrisk_evaluation.statistics import auroc
 from softrisk_evaluation.tables import Section
@@ -36,6 +36,8 @@ def run(setup: Setup) -> Findings:
         "foretell which images fall?",
         method=(
             *setup.method,
+            how_chosen(setup),
+            sampling_error(budget.described_images),
             f"{budget.described_images} test images under PGD-{STEPS}, ε = {task.epsilon:.3g}, one random start, all "
             "steps "
             "taken. "

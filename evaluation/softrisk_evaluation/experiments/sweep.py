@@ -18,7 +18,7 @@ from softrisk_evaluation.experiments.task import Arm, Task, selection_sample, tr
 from softrisk_training.losses import DRSLForm
 
 TOLERANCE: Final = 0.003
-"""Clean accuracies are matched if they differ by no more than this: three tenths of a point."""
+"""A clean accuracy is matched if it is no more than this below that of CE: three tenths of a point."""
 
 PGD_STEPS: Final = 20
 APGD_STEPS: Final = 50
@@ -109,6 +109,15 @@ def sweep(setup: Setup) -> Sweep:
         for accuracy, kept in zip(accuracies, attacked, strict=True)
     )
     return choose(tried, trials, ce)
+
+
+def how_chosen(setup: Setup) -> str:
+    """For the page of every experiment that uses the choice."""
+    return (
+        f"DRSL's weight: seed 0, the highest accuracy under PGD-{PGD_STEPS} and APGD on the margin together, "
+        f"ε = {setup.task.epsilon:.3g}, on {setup.budget.sweep_images} selection images, among those whose selection "
+        f"accuracy is at most {TOLERANCE * 100:.1f} points below that of CE."
+    )
 
 
 def choose(tried: list[tuple[DRSLForm, float]], measured: list[Measured], ce: Measured) -> Sweep:

@@ -70,7 +70,7 @@ def suite_cells(
                 "arm": arm,
                 "seed": seed,
                 "twin": twin,
-                "twin_seed": (seed + 1) % len(seeds),
+                "twin_seed": (seed + 1) % len(twin_seeds(seeds)),
                 "images": images,
                 "epsilon": epsilon,
                 "effort": effort,
@@ -79,6 +79,11 @@ def suite_cells(
         for arm in arms
         for seed in seeds
     ]
+
+
+def twin_seeds(seeds: range) -> range:
+    """Seeds of the twins: those of the arms, but never one alone, which would be its own twin."""
+    return range(max(2, len(seeds)))
 
 
 def standing(kept: Kept) -> NDArray[np.bool_]:
