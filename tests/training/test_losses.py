@@ -73,6 +73,13 @@ def test_the_vectorised_form_is_the_authors_with_a_pull_of_the_mean_to_zero(batc
     assert DRSL("authors-vectorised").penalty(logits, labels).item() == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
+@given(batches())
+def test_the_squared_form_is_the_authors_with_a_mean_in_place_of_the_sum(batch: Batch) -> None:
+    logits, labels = batch
+    summed = DRSL("authors", tau=authors_weight(1.5, len(labels)))
+    assert DRSL("squared", tau=1.5)(logits, labels).item() == pytest.approx(summed(logits, labels).item(), rel=1e-9)
+
+
 @pytest.mark.parametrize("form", ["authors", "authors-vectorised"])
 @first_gradient
 @given(batch=batches(), weight=st.floats(0, 10))
@@ -145,7 +152,7 @@ def test_a_common_shift_of_the_logits_changes_nothing(loss: Loss, batch: Batch, 
     assert loss(logits + shift, labels).item() == pytest.approx(loss(logits, labels).item(), rel=1e-6, abs=1e-5)
 
 
-@pytest.mark.parametrize("form", ["logit", "authors", "authors-vectorised", "conditional"])
+@pytest.mark.parametrize("form", ["squared", "logit", "authors", "authors-vectorised", "conditional"])
 @first_gradient
 @given(batch=batches())
 def test_the_penalty_leaves_the_logit_of_the_label_alone(form: DRSLForm, batch: Batch) -> None:

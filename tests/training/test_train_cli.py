@@ -28,7 +28,7 @@ def test_without_a_name_the_checkpoint_is_called_like_the_data() -> None:
     assert "1,797 images of 1×8×8, 10 classes" in " ".join(output.split())
     assert "next: softrisk export digits.pt" in output
     checkpoint = load_checkpoint(Path("digits.pt"))
-    assert (checkpoint.loss, checkpoint.loss_settings) == ("drsl", {"form": "logit", "tau": 1.0})
+    assert (checkpoint.loss, checkpoint.loss_settings) == ("drsl", {"form": "squared", "tau": 1.0})
     with pytest.raises(TrainingError, match="not overwritten"):
         run("--epochs", "1")
     with pytest.raises(TrainingError, match=r"digits\.pt is finished: next softrisk export digits\.pt"):

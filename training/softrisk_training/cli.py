@@ -33,7 +33,7 @@ def train_command(
         Path | None, typer.Option(help="The checkpoint to write. Default: the name of the data, with .pt.")
     ] = None,
     loss: Annotated[str, typer.Option(help=f"One of {', '.join(LOSSES)}; docs/losses.md explains them.")] = "drsl",
-    form: Annotated[DRSLForm | None, typer.Option(help="Form of DRSL's penalty. Default: logit.")] = None,
+    form: Annotated[DRSLForm | None, typer.Option(help="Form of DRSL's penalty. Default: squared.")] = None,
     tau: Annotated[float | None, typer.Option(help="Weight of DRSL's penalty. Default: 1, for authors… 0.001.")] = None,
     tau_warm_up: Annotated[
         float, typer.Option(min=0, max=1, help="Share of the steps over which tau rises from 0.")

@@ -8,12 +8,13 @@ from torch.nn import functional as F
 from softrisk_training.errors import TrainingError
 from softrisk_training.losses.base import Loss, not_negative, off_label
 
-DRSLForm = Literal["logit", "authors", "authors-vectorised", "conditional", "probability"]
+DRSLForm = Literal["squared", "logit", "authors", "authors-vectorised", "conditional", "probability"]
 
 ROOT_EPSILON: Final = 1e-12
 """Roots are √(v + 1e-12), because √v has no gradient at 0."""
 
 DEFAULT_TAU: Final[dict[DRSLForm, float]] = {
+    "squared": 1.0,
     "logit": 1.0,
     "authors": 1e-3,
     "authors-vectorised": 1e-3,
@@ -27,8 +28,12 @@ class DRSL(Loss):
 
     The paper adds to CE a distance d(softmax(z), average) over the classes other than the label: an attack tends to
     end in the runner-up class, and a flat non-label distribution has no runner-up. The readings of d are the
-    forms below. With two classes N has one member, which is its own mean, and the distance is 0: `authors` is exactly
-    0, and the forms with a root √(0 + 1e-12) = 1e-6, a constant without gradient. (`authors-vectorised` is not 0.)
+    forms below. With two classes N has one member, which is its own mean, and the distance is 0: `squared` and `authors`
+    are exactly 0, and the forms with a root √(0 + 1e-12) = 1e-6, a constant without gradient. (`authors-vectorised` is not 0.)
+
+    `squared`: mean over the batch of Σ_{j∈N} (z_j − mean_N z)², the default: `authors` with a mean in place of the sum, so
+    that τ = b·B does not depend on the batch. Its gradient is 2τ/B · (z_j − mean_N z) on N and 0 on the label: it grows
+    with the spread, and so acts most on the sample with the largest.
 
     `logit`: mean over the batch of √( mean_{j∈N} (z_j − mean_N z)² ). log p_j = z_j − logsumexp z differs from z_j by
     a constant of the sample, which the deviation from the mean cancels: the spread of the logits *is* the spread of
@@ -51,7 +56,7 @@ class DRSL(Loss):
     gradient with them, vanish as p_y → 1, so that it hardly acts; it is here for comparison.
 
     Args:
-        form: One of the five.
+        form: One of the six.
         tau: τ ≥ 0, the weight of the penalty. 0 gives CE; None the default of the form: 1, and 0.001, the authors'
             own choice, for the two of theirs.
 
@@ -61,7 +66,7 @@ class DRSL(Loss):
 
     name = "drsl"
 
-    def __init__(self, form: DRSLForm = "logit", tau: float | None = None) -> None:
+    def __init__(self, form: DRSLForm = "squared", tau: float | None = None) -> None:
         if form not in get_args(DRSLForm):
             raise TrainingError(f"unknown DRSL form {form!r}: choose one of {', '.join(get_args(DRSLForm))}")
         tau = DEFAULT_TAU[form] if tau is None else tau
@@ -86,6 +91,8 @@ class DRSL(Loss):
         squares = (others - others.sum(dim=1, keepdim=True) / members).square()
         if self.form in ("authors", "authors-vectorised"):
             return squares.sum()
+        if self.form == "squared":
+            return squares.sum(dim=1).mean()
         squared_distance = squares.mean(dim=1) if self.form == "logit" else squares.sum(dim=1)
         return (squared_distance + ROOT_EPSILON).sqrt().mean()
 
