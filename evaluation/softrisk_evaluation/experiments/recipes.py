@@ -33,6 +33,7 @@ COLOUR: Final = replace(
     adversaries=("pgd",),
     seeds=2,
     headline_images=500,
+    headline_effort=Effort(steps=50, restarts=1, targets=9, rounds=3, queries=1000, draws=200, subset=25),
 )
 """The same for a network that takes ten times as long: fewer arms, and one form of DRSL."""
 

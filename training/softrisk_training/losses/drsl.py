@@ -28,12 +28,13 @@ class DRSL(Loss):
 
     The paper adds to CE a distance d(softmax(z), average) over the classes other than the label: an attack tends to
     end in the runner-up class, and a flat non-label distribution has no runner-up. The readings of d are the
-    forms below. With two classes N has one member, which is its own mean, and the distance is 0: `squared` and `authors`
-    are exactly 0, and the forms with a root √(0 + 1e-12) = 1e-6, a constant without gradient. (`authors-vectorised` is not 0.)
+    forms below. With two classes N has one member, which is its own mean, and the distance is 0: `squared` and
+    `authors` are exactly 0, and the forms with a root √(0 + 1e-12) = 1e-6, a constant without gradient.
+    (`authors-vectorised` is not 0.)
 
-    `squared`: mean over the batch of Σ_{j∈N} (z_j − mean_N z)², the default: `authors` with a mean in place of the sum, so
-    that τ = b·B does not depend on the batch. Its gradient is 2τ/B · (z_j − mean_N z) on N and 0 on the label: it grows
-    with the spread, and so acts most on the sample with the largest.
+    `squared`: mean over the batch of Σ_{j∈N} (z_j − mean_N z)², the default: `authors` with a mean in place of the
+    sum, so that τ = b·B does not depend on the batch. Its gradient is 2τ/B · (z_j − mean_N z) on N and 0 on the label:
+    it grows with the spread, and so acts most on the sample with the largest.
 
     `logit`: mean over the batch of √( mean_{j∈N} (z_j − mean_N z)² ). log p_j = z_j − logsumexp z differs from z_j by
     a constant of the sample, which the deviation from the mean cancels: the spread of the logits *is* the spread of
