@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from softrisk_evaluation.experiments.answers import gap_auroc
+from softrisk_evaluation.experiments.answers import curve, gap_auroc
 from softrisk_evaluation.experiments.embedding import tips
 from softrisk_evaluation.experiments.logits import gap_over_slope, levels, wrong_order_agreement
-from softrisk_evaluation.experiments.matched import curve
 from softrisk_evaluation.experiments.runner_up import PREDICTORS, predictors, runner_up
 from softrisk_evaluation.experiments.study import Kept
 from softrisk_evaluation.experiments.worst_case import attack_table, flag_table, standing
@@ -205,12 +204,14 @@ def checked(**found: Any) -> Kept:
 
 def test_red_flags_are_counted_over_seeds_with_the_finding_of_the_first() -> None:
     masked = [checked(zero_gradients=Proportion.of(successes, 10)) for successes in (3, 7)]
-    table = flag_table({"CE": [checked(), checked()], "saturated": [*masked, checked(loss_variability=0.9)]})
+    table = flag_table(
+        "Red flags", {"CE": [checked(), checked()], "saturated": [*masked, checked(loss_variability=0.9)]}
+    )
     assert [row[:2] for row in table.rows] == [("saturated", "2 of 3"), ("saturated", "1 of 3")]
     assert table.rows[0][2].endswith("3 of 10 images")
 
 
 def test_no_red_flags_are_said_to_prove_little() -> None:
-    ((name, *_, advice),) = flag_table({"CE": [checked()]}).rows
+    ((name, *_, advice),) = flag_table("Red flags", {"CE": [checked()]}).rows
     assert name == "none"
     assert "no further" in advice

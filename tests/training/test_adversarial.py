@@ -1,4 +1,4 @@
-"""Training under attack: the short attack itself, what the loss is taken of, and the guard of the fast adversary."""
+"""Training under attack: the short attack itself, what the loss is taken of, and the guard against a collapse."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -253,7 +253,18 @@ def fast() -> TrainingConfig:
     return replace(CONFIG, adversary=Adversary("fast", 0.1))
 
 
-def test_a_collapse_ends_fast_training_with_the_most_robust_weights(
+@pytest.mark.parametrize("kind", ["pgd", "fast", "trades"])
+def test_every_adversary_is_guarded_and_plain_training_is_not(
+    data: ImageData, splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: AdversaryKind
+) -> None:
+    monkeypatch.setattr(trainer, "probe_robustness", Probe(0.6, 0.2))
+    guarded = replace(CONFIG, adversary=Adversary(kind, 0.1, steps=1), epochs=3)
+    assert train(guarded, data, splits, tmp_path / "guarded.pt").settings["kept_epoch"] == 1
+    plain = train(replace(CONFIG, epochs=1), data, splits, tmp_path / "plain.pt")
+    assert "robust_accuracy" not in plain.history[0]
+
+
+def test_a_collapse_ends_training_with_the_most_robust_weights(
     data: ImageData, splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast: TrainingConfig
 ) -> None:
     probe = Probe(0.4, 0.6, 0.5, 0.2)

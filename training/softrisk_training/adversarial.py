@@ -1,4 +1,4 @@
-"""Training under attack: what an adversary does to each batch, and the guard of the fast one.
+"""Training under attack: what an adversary does to each batch, and the guard against its collapse.
 
 Attacked inputs are made in eval mode and trained on in train mode: the attack is against the classifier that will be
 used, and batch normalisation learns its statistics from the inputs that the weights are fitted to.
@@ -42,7 +42,7 @@ PROBE_STREAM: Final = 1
 """Third part of the seed (seed, epoch, …) of the probe's random starts, which training itself does not use."""
 
 COLLAPSE: Final = 0.5
-"""Below this share of the best epoch's robust accuracy, fast training has collapsed. Usually it falls to nearly 0."""
+"""Below this share of the best epoch's robust accuracy, training has collapsed. Usually it falls to nearly 0."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,10 @@ class Adversary:
     """Who attacks the training inputs, in the ℓ∞ norm.
 
     `none`: nobody. `pgd`: the loss is that of inputs attacked by PGD (Madry et al., ICLR 2018). `fast`: the same with a
-    single step of 1.25·ε from a random start (Wong et al., ICLR 2020), at about twice the price of plain training, and
-    with a guard: see `collapsed`. `trades`: the loss of the clean inputs, plus β times the divergence KL(p‖p′) of the
-    attacked softmax p′ from the clean one p, which the attack raises, too (Zhang et al., ICML 2019).
+    single step of 1.25·ε from a random start (Wong et al., ICLR 2020), at about twice the price of plain training.
+    `trades`: the loss of the clean inputs, plus β times the divergence KL(p‖p′) of the attacked softmax p′ from the
+    clean one p, which the attack raises, too (Zhang et al., ICML 2019).
+    All are guarded against a collapse: see `collapsed`.
 
     Attributes:
         kind: One of the four.
@@ -181,10 +182,11 @@ def best_epoch(history: list[dict[str, float]]) -> int:
 
 
 def collapsed(history: list[dict[str, float]]) -> bool:
-    """Whether fast training has overfitted catastrophically: robust to its single step, and to nothing stronger.
+    """Whether training has overfitted catastrophically: robust to its own attack, and to nothing stronger.
 
-    It happens within an epoch, does not mend, and shows in nothing but a stronger attack (Wong et al., ICLR 2020,
-    section 5). So a short PGD probes each epoch, and training ends when less than half of the best is left.
+    It happens within an epoch, does not mend, and shows in nothing but a stronger attack: often with a single step
+    (Wong et al., ICLR 2020, section 5), and with a few large ones, too. So a PGD of small steps probes each epoch, and
+    training ends when less than half of the best is left.
 
     Args:
         history: Epochs so far; without `robust_accuracy` nothing has been probed, and the answer is no.

@@ -52,7 +52,7 @@ def train_command(
     log_zero: Annotated[float | None, typer.Option(help="What symmetric-ce takes for log 0. Default: -4.")] = None,
     adversary: Annotated[
         AdversaryKind,
-        typer.Option(help="Train under attack: pgd, fast (one step, guarded) or trades, with any loss."),
+        typer.Option(help="Train under attack: pgd, fast (one step) or trades, with any loss."),
     ] = "none",
     epsilon: Annotated[float | None, typer.Option(help="How far the adversary may move a pixel of [0, 1].")] = None,
     attack_steps: Annotated[int | None, typer.Option(help="Steps of pgd and trades. Default: 7.")] = None,

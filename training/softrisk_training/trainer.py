@@ -104,7 +104,7 @@ class Progress:
         loss: Mean training loss of this epoch so far.
         accuracy: Training accuracy of this epoch so far, in [0, 1], on the inputs that the loss was taken of.
         selection_accuracy: On the selection rows; None until the epoch is finished.
-        robust_accuracy: The same under a short PGD, of an epoch of fast adversarial training; None otherwise.
+        robust_accuracy: The same under a short PGD, of an epoch of adversarial training; None otherwise.
     """
 
     epoch: int
@@ -165,7 +165,7 @@ def train(
     """Train a classifier and write its checkpoint.
 
     After every epoch the state is written beside `out`; whenever the process ends, `resume` goes on from there. The
-    weights are those of the last epoch, unless fast adversarial training collapses: then they are those of the most
+    weights are those of the last epoch, unless adversarial training collapses: then they are those of the most
     robust one, `kept_epoch` in the settings of the checkpoint.
 
     Args:
@@ -189,7 +189,7 @@ def train(
     optimizer = make_optimizer(model, config.optimizer, config.learning_rate, config.weight_decay)
     digests = data.digests(np.concatenate([splits.training, splits.selection]))
     labelled = with_label_noise(data, splits.training, config.label_noise, config.seed)
-    guarded = config.adversary.kind == "fast"
+    guarded = config.adversary.kind != "none"
     most_robust: dict[str, Tensor] = {}
     history: list[dict[str, float]] = []
     state = {"config": asdict(config), "digests": torch.from_numpy(digests.view(np.int64))}

@@ -79,7 +79,7 @@ def run(setup: Setup) -> Findings:
                 f"logit gap as the sign of a successful PGD-{STEPS} attack against clean test images.",
             ),
             *(attack_table(f"Each attack: {arm.name}", suite[arm.name]) for arm in arms[2:4]),
-            flag_table(suite),
+            flag_table("Red flags", suite),
         ],
         facts={
             "accuracy": accuracy,

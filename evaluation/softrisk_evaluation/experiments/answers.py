@@ -1,6 +1,6 @@
 """What a model says about clean and attacked images: the raw material of most figures."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -13,9 +13,12 @@ from softrisk_attacks.attack import run_attack
 from softrisk_attacks.bisected import BisectedAPGD, minimal_epsilon
 from softrisk_attacks.standard import pgd
 from softrisk_core.diagnostics import diagnose
+from softrisk_evaluation.experiments.findings import percent
+from softrisk_evaluation.experiments.setup import Setup
 from softrisk_evaluation.experiments.study import Cell, Kept, slug
 from softrisk_evaluation.experiments.task import Arm, Task, logits_of, test_sample, trained
 from softrisk_evaluation.statistics import auroc
+from softrisk_evaluation.tables import Section
 
 STEPS: Final = 20
 MINIMUM_NORM: Final = {"steps": 20, "rounds": 7, "targets": 1}
@@ -58,6 +61,28 @@ def answer_cells(task: Task, arms: Sequence[Arm], seeds: range, images: int, eps
         for arm in arms
         for seed in seeds
     ]
+
+
+def curve(kept: Kept, epsilons: Sequence[float]) -> list[float]:
+    """Share of images that are right and keep their label within each radius, by the minimum-norm attack."""
+    return [float((kept["minimal"] > epsilon).mean()) for epsilon in epsilons]
+
+
+def curve_table(arms: Sequence[Arm], answered: Mapping[str, list[Kept]], setup: Setup) -> Section:
+    """The curves of all arms; `answered` by arm, one for each seed."""
+    epsilons = setup.task.epsilons
+    curves = {arm.name: [curve(kept, epsilons) for kept in answered[arm.name]] for arm in arms}
+    return Section(
+        title="Robust accuracy over ε by the minimum-norm attack, %",
+        columns=("model", *(f"{epsilon:.3g}" for epsilon in epsilons)),
+        rows=tuple(
+            (arm.name, *(percent([row[column] for row in curves[arm.name]]) for column in range(len(epsilons))))
+            for arm in arms
+        ),
+        note=f"{setup.budget.images} test images; one attack only, with {MINIMUM_NORM['steps']} steps a radius: an "
+        "upper "
+        "bound of the worst case. What does not fall to 0 where ε is large hides from this attack.",
+    )
 
 
 def gap_auroc(kept: Kept) -> float | None:

@@ -3,7 +3,7 @@
 from typing import Final
 
 from softrisk_evaluation.experiments.adversarial import against
-from softrisk_evaluation.experiments.answers import answer_cells
+from softrisk_evaluation.experiments.answers import answer_cells, curve_table
 from softrisk_evaluation.experiments.arms import CE
 from softrisk_evaluation.experiments.findings import Findings, percent
 from softrisk_evaluation.experiments.setup import Setup, in_words, sampling_error
@@ -42,11 +42,9 @@ def run(setup: Setup) -> Findings:
     suite = by_arm(
         study.results("full suite", suite_cells(task, arms, seeds, CE, budget.images, epsilon, budget.effort)), arms
     )
-    largest = max(task.epsilons)
     rows = []
     for arm in arms:
         weak = [(kept["attacked"].argmax(axis=1) == kept["labels"]).mean() for kept in answered[arm.name]]
-        at_largest = [(kept["minimal"] > largest).mean() for kept in answered[arm.name]]
         rows.append(
             (
                 arm.name,
@@ -54,7 +52,6 @@ def run(setup: Setup) -> Findings:
                 percent(accuracy[arm.name], 2),
                 percent(weak),
                 percent([standing(kept).mean() for kept in suite[arm.name]]),
-                percent(at_largest),
             )
         )
     return Findings(
@@ -69,18 +66,12 @@ def run(setup: Setup) -> Findings:
         tables=[
             Section(
                 title=f"What is left, ε = {epsilon:.3g}",
-                columns=(
-                    "model",
-                    "expected",
-                    "clean, %",
-                    "weak PGD, %",
-                    "worst case, %",
-                    f"minimum norm, ε = {largest:.3g}, %",
-                ),
+                columns=("model", "expected", "clean, %", "weak PGD, %", "worst case, %"),
                 rows=tuple(rows),
                 note=f"Mean ± sd over {len(seeds)} seeds.",
             ),
-            flag_table(suite),
+            curve_table(arms, answered, setup),
+            flag_table("Red flags", suite),
             *(attack_table(f"Each attack: {arm.name}", suite[arm.name]) for arm in arms),
         ],
         facts={

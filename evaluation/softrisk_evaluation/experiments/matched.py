@@ -8,7 +8,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from softrisk_evaluation.experiments.answers import STEPS, answer_cells, gap_auroc
+from softrisk_evaluation.experiments.answers import STEPS, answer_cells, curve, curve_table, gap_auroc
 from softrisk_evaluation.experiments.arms import CE
 from softrisk_evaluation.experiments.confidence import at_matched_confidence
 from softrisk_evaluation.experiments.cost import step_times
@@ -86,9 +86,10 @@ def run(setup: Setup) -> Findings:
         tables=[
             _headline(headline, accuracy, large, setup),
             _main(arms, accuracy, suite, tempered, answered, seconds, setup),
-            _curve_table(arms, curves, setup),
+            curve_table(arms, answered, setup),
             *(attack_table(f"Each attack: {arm.name}", large[arm.name]) for arm in headline),
-            flag_table({arm.name: suite[arm.name] for arm in arms}),
+            flag_table("Red flags, headline", large),
+            flag_table("Red flags, all losses", suite),
             _sweep_table(choice, setup),
         ],
         pictures=[
@@ -115,11 +116,6 @@ def run(setup: Setup) -> Findings:
             "step_time_over_ce": dict(zip((arm.name for arm in arms), seconds, strict=True)),
         },
     )
-
-
-def curve(kept: Kept, epsilons: Sequence[float]) -> list[float]:
-    """Share of images that are right and keep their label within each radius, by the minimum-norm attack."""
-    return [float((kept["minimal"] > epsilon).mean()) for epsilon in epsilons]
 
 
 def _headline(
@@ -193,19 +189,6 @@ def _main(
         "selection rows is that of CE, then attacked by the same PGD. AUROC: a small logit gap as the sign of a "
         "successful PGD attack against clean test images. Step: median time of a training step over that of CE, taking "
         "turns on one thread.",
-    )
-
-
-def _curve_table(arms: Sequence[Arm], curves: dict[str, list[list[float]]], setup: Setup) -> Section:
-    epsilons = setup.task.epsilons
-    return Section(
-        title="Robust accuracy over ε by the minimum-norm attack, %",
-        columns=("loss", *(f"{epsilon:.3g}" for epsilon in epsilons)),
-        rows=tuple(
-            (arm.name, *(percent([row[column] for row in curves[arm.name]]) for column in range(len(epsilons))))
-            for arm in arms
-        ),
-        note=f"{setup.budget.images} test images; one attack only, an upper bound of the worst case.",
     )
 
 

@@ -120,10 +120,11 @@ def attack_table(title: str, rows: list[Kept]) -> Section:
     )
 
 
-def flag_table(results: dict[str, list[Kept]]) -> Section:
+def flag_table(title: str, results: dict[str, list[Kept]]) -> Section:
     """Red flags of each arm, the finding of the first seed in which it fired.
 
     Args:
+        title: Of the table.
         results: By arm, one for each seed.
     """
     lines = []
@@ -135,7 +136,7 @@ def flag_table(results: dict[str, list[Kept]]) -> Section:
                 fired[flag.sign] = (count + 1, finding, advice)
         lines += [(name, f"{count} of {len(rows)}", finding, advice) for count, finding, advice in fired.values()]
     return Section(
-        title="Red flags",
+        title=title,
         columns=("loss", "seeds", "finding", "what to do"),
         rows=tuple(lines) or (("none", "", "", "trust the figures no further than these few checks go"),),
         prose=True,
