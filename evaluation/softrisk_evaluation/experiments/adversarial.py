@@ -64,9 +64,8 @@ def run(setup: Setup) -> Findings:
             how_chosen(setup),
             sampling_error(budget.images),
             f"Trained under attack at ε = {epsilon:.3g} (PGD-AT and TRADES: {budget.inner_steps} steps, β = 6; fast "
-            "AT: one "
-            "step of 1.25 ε from a random start); attacked at the same ε. DRSL's weight is the one that was chosen "
-            "without adversarial training.",
+            "AT: one step of 1.25 ε from a random start); attacked at the same ε. DRSL's weight is the one that was "
+            "chosen without adversarial training.",
             f"Full suite on {budget.images} test images: {in_words(budget.effort)}.",
         ),
         tables=[
@@ -75,8 +74,7 @@ def run(setup: Setup) -> Findings:
                 columns=("training", "clean, %", "worst case, %", "AUROC of the gap"),
                 rows=tuple(rows),
                 note=f"Mean ± sd over {len(seeds)} seeds. Worst case: right under every attack of the suite. AUROC: a "
-                "small "
-                f"logit gap as the sign of a successful PGD-{STEPS} attack against clean test images.",
+                f"small logit gap as the sign of a successful PGD-{STEPS} attack against clean test images.",
             ),
             *(attack_table(f"Each attack: {arm.name}", suite[arm.name]) for arm in arms[2:4]),
             flag_table("Red flags", suite),

@@ -80,8 +80,7 @@ def curve_table(arms: Sequence[Arm], answered: Mapping[str, list[Kept]], setup: 
             for arm in arms
         ),
         note=f"{setup.budget.images} test images; one attack only, with {MINIMUM_NORM['steps']} steps a radius: an "
-        "upper "
-        "bound of the worst case. What does not fall to 0 where ε is large hides from this attack.",
+        "upper bound of the worst case. What does not fall to 0 where ε is large hides from this attack.",
     )
 
 

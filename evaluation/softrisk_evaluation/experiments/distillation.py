@@ -161,8 +161,7 @@ def run(setup: Setup) -> Findings:
     return Findings(
         title=f"Does the order of the wrong classes matter? {setup.data_name}",
         question="A student that sees clean images only inherits robustness from an adversarially trained teacher. "
-        "Does it "
-        "still, when the teacher's wrong classes are flattened, as DRSL would, or shuffled?",
+        "Does it still, when the teacher's wrong classes are flattened, as DRSL would, or shuffled?",
         method=(
             *setup.method,
             sampling_error(budget.images),
@@ -171,9 +170,8 @@ def run(setup: Setup) -> Findings:
             f"PGD-{STEPS} and APGD-{MARGIN_STEPS} on the margin, one random start each, ε = {task.epsilon:.3g}, "
             f"{budget.images} test images.",
             "Flat: each wrong logit is their mean, which makes the teacher surer, too, since the softmax of a mean is "
-            "less "
-            "than the mean of the softmax. Shuffles keep every value and so the confidence. The order of CE brings its "
-            "predictions with it.",
+            "less than the mean of the softmax. Shuffles keep every value and so the confidence. The order of CE "
+            "brings its predictions with it.",
         ),
         tables=[
             Section(

@@ -45,9 +45,7 @@ def run(setup: Setup) -> Findings:
             how_chosen(setup),
             sampling_error(budget.described_images),
             f"t-SNE (perplexity 30, PCA start) of the square roots of the softmax outputs of {budget.described_images} "
-            "test "
-            "images, "
-            f"clean and under PGD-{STEPS}, ε = {task.epsilon:.3g}, together.",
+            f"test images, clean and under PGD-{STEPS}, ε = {task.epsilon:.3g}, together.",
         ),
         tables=[
             Section(
@@ -70,19 +68,16 @@ def run(setup: Setup) -> Findings:
                     for arm in arms
                 ),
                 note="At the edge: farther from the centre of the cluster of the predicted class than 95 % of its "
-                "clean "
-                "outputs (5 % would be chance). Between: nearer to the middle between two centres than to any centre. "
-                "Both "
-                f"in the space of the softmax; the last column in the picture's plane. Mean ± sd over {len(seeds)} "
-                "seeds.",
+                "clean outputs (5 % would be chance). Between: nearer to the middle between two centres than to any "
+                "centre. Both in the space of the softmax; the last column in the picture's plane. Mean ± sd over "
+                f"{len(seeds)} seeds.",
             )
         ],
         pictures=[
             Picture(
                 "embedding.png",
                 "t-SNE of softmax outputs, seed 0: clean images as dots in the colour of their predicted class, "
-                "successful "
-                "attacks as black crosses.",
+                "successful attacks as black crosses.",
                 _draw(arms, by_arm(kept, arms), by_arm(points, arms)),
             )
         ],

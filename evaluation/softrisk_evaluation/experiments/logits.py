@@ -39,16 +39,13 @@ def run(setup: Setup) -> Findings:
     return Findings(
         title=f"Logit distributions, {setup.data_name}",
         question="Does adversarial training lower the largest logit and the gap, does DRSL do the same, and are the "
-        "same "
-        "images certain to all?",
+        "same images certain to all?",
         method=(
             *setup.method,
             how_chosen(setup),
             sampling_error(budget.described_images),
             f"{budget.described_images} test images, clean and under PGD-{STEPS}, ε = {task.epsilon:.3g}; adversarial "
-            "training "
-            "at "
-            f"ε = {task.training_epsilon:.3g}.",
+            f"training at ε = {task.training_epsilon:.3g}.",
         ),
         tables=[_levels(arms, answered, len(seeds)), _agreement(pairs, answered, len(seeds))],
         pictures=[
@@ -61,8 +58,7 @@ def run(setup: Setup) -> Findings:
                 Picture(
                     f"gallery-{index}.png",
                     f"Clean test images on whose confidence {first.name} (upper figure) and {second.name} (lower) "
-                    "differ "
-                    "most, seed 0; first row: the first is surer, second row: the second is.",
+                    "differ most, seed 0; first row: the first is surer, second row: the second is.",
                     _gallery(inputs, labels, answered[first.name][0], answered[second.name][0]),
                 )
                 for index, (first, second) in enumerate(pairs)
@@ -119,8 +115,7 @@ def _levels(arms: Sequence[Arm], answered: Mapping[str, list[Kept]], seeds: int)
         ),
         rows=tuple(rows),
         note=f"Means over images, ± sd over {seeds} seeds. sd(z): of the logits of an image. Gap / slope: median of "
-        "the gap "
-        "over the ℓ1 norm of its gradient, the first-order ℓ∞ distance to the decision boundary.",
+        "the gap over the ℓ1 norm of its gradient, the first-order ℓ∞ distance to the decision boundary.",
     )
 
 

@@ -29,7 +29,7 @@ GREY: Final = Budget(
 COLOUR: Final = replace(
     GREY,
     published=(CE, GCE),
-    weights={"squared": (0.01, 0.1, 1)},
+    weights={"squared": (0.001, 0.01, 0.1, 0.3, 1, 10)},
     adversaries=("pgd",),
     seeds=2,
     headline_images=500,

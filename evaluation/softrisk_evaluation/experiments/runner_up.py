@@ -39,9 +39,7 @@ def run(setup: Setup) -> Findings:
             how_chosen(setup),
             sampling_error(budget.described_images),
             f"{budget.described_images} test images under PGD-{STEPS}, ε = {task.epsilon:.3g}, one random start, all "
-            "steps "
-            "taken. "
-            "Distance: the smallest ℓ∞ radius at which the minimum-norm attack changes the label.",
+            "steps taken. Distance: the smallest ℓ∞ radius at which the minimum-norm attack changes the label.",
         ),
         tables=[
             Section(
@@ -57,8 +55,7 @@ def run(setup: Setup) -> Findings:
                     for arm in arms
                 ),
                 note="Where the wrong classes are flat, which one is second is arbitrary: a share that falls is no "
-                "sign of "
-                f"robustness. Mean ± sd over {len(seeds)} seeds.",
+                f"sign of robustness. Mean ± sd over {len(seeds)} seeds.",
             ),
             _predictor_table(
                 "What foretells the distance to another label: Spearman's ρ",

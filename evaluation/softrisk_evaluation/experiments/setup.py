@@ -48,13 +48,10 @@ def in_words(effort: Effort) -> str:
     e = effort
     subset = "all" if e.subset is None else f"the first {e.subset}"
     return (
-        f"noise ({e.draws:,} draws), FGSM, PGD and margin APGD ({e.steps} steps × {e.restarts}), APGD on cross "
-        "entropy and "
-        f"on scaled cross entropy ({e.steps} steps), targeted APGD ({e.steps} steps × {e.targets} targets), bisected "
-        "APGD "
-        f"({e.rounds} rounds of {max(1, e.steps // 3)} steps), transfer, Square ({e.queries:,} queries); DeepFool, "
-        "C&W and "
-        f"HopSkipJump ({e.queries:,} queries) on {subset} images"
+        f"noise ({e.draws:,} draws), FGSM, PGD and margin APGD ({e.steps} steps × {e.restarts}), APGD on cross entropy "
+        f"and on scaled cross entropy ({e.steps} steps), targeted APGD ({e.steps} steps × {e.targets} targets), "
+        f"bisected APGD ({e.rounds} rounds of {max(1, e.steps // 3)} steps), transfer, Square ({e.queries:,} queries); "
+        f"DeepFool, C&W and HopSkipJump ({e.queries:,} queries) on {subset} images"
     )
 
 
@@ -62,9 +59,8 @@ def sampling_error(images: int) -> str:
     """What ± does not say."""
     return (
         f"± is the standard deviation over seeds. The images are a sample, too: a share of 80 % of {images} images is "
-        "known "
-        f"to ±{1.96 * math.sqrt(0.8 * 0.2 / images) * 100:.0f} points (95 %), though arms are compared on the same "
-        "images."
+        f"known to ±{1.96 * math.sqrt(0.8 * 0.2 / images) * 100:.0f} points (95 %), though arms are compared on the "
+        "same images."
     )
 
 
@@ -99,8 +95,7 @@ class Setup:
         task = self.task
         return (
             f"{len(splits.training):,} training, {len(splits.selection):,} selection and {len(splits.test):,} test "
-            "images "
-            "of one split for all arms and seeds; choices are made on selection rows only.",
+            "images of one split for all arms and seeds; choices are made on selection rows only.",
             f"{task.architecture}, {task.width} filters in the first layer, {task.epochs} epochs, batches of "
             f"{BATCH_SIZE}, augmentation {task.augmentation}, forward pass of the training in bfloat16.",
             "Attacks are ℓ∞ on pixels in [0, 1] in float32; an image that is wrong without an attack counts as wrong.",

@@ -114,8 +114,8 @@ def sweep(setup: Setup) -> Sweep:
 def how_chosen(setup: Setup) -> str:
     """For the page of every experiment that uses the choice."""
     return (
-        f"DRSL's weight: seed 0, the highest accuracy under PGD-{PGD_STEPS} and APGD on the margin together, "
-        f"ε = {setup.task.epsilon:.3g}, on {setup.budget.sweep_images} selection images, among those whose selection "
+        f"DRSL's weight: seed 0, the highest accuracy under PGD-{PGD_STEPS} and APGD on the margin together, ε = "
+        f"{setup.task.epsilon:.3g}, on {setup.budget.sweep_images} selection images, among those whose selection "
         f"accuracy is at most {TOLERANCE * 100:.1f} points below that of CE."
     )
 
