@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -47,6 +48,25 @@ def test_options_reach_the_checkpoint() -> None:
     assert checkpoint.settings["optimizer"] == "sgd"
     assert checkpoint.arguments["width"] == 4
     assert checkpoint.seed == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings"),
+    [
+        (["--architecture", "resnet"], {"form": "squared", "tau": 0.01}),
+        (["--architecture", "resnet", "--form", "logit"], {"form": "logit", "tau": 1.0}),
+        (["--architecture", "resnet", "--tau", "0.5"], {"form": "squared", "tau": 0.5}),
+        (["--architecture", "resnet", "--loss", "mae"], {}),
+    ],
+)
+def test_the_weight_of_the_default_form_is_that_of_the_network(
+    arguments: list[str], settings: dict[str, float | str]
+) -> None:
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (200, 16, 16), dtype=np.uint8)
+    np.savez("tiny.npz", images=images, labels=np.arange(200) % 4)
+    run("tiny.npz", "--epochs", "1", "--width", "4", *arguments)
+    assert load_checkpoint(Path("tiny.pt")).loss_settings == settings
 
 
 def test_an_adversary_and_noise_reach_the_checkpoint() -> None:

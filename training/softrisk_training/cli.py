@@ -13,7 +13,7 @@ from softrisk_training.adversarial import AdversaryKind, make_adversary
 from softrisk_training.augmentation import Augmentation
 from softrisk_training.checkpoint import Checkpoint
 from softrisk_training.data import ImageData, Splits, load_data, split_rows
-from softrisk_training.losses import LOSSES, DRSLForm
+from softrisk_training.losses import DEFAULT_FORM, DRSL, LOSSES, DRSLForm
 from softrisk_training.models import Optimizer, architecture
 from softrisk_training.trainer import Progress as TrainingProgress
 from softrisk_training.trainer import TrainingConfig, finished_epochs, refuse_conflicts, state_path, train
@@ -34,7 +34,10 @@ def train_command(
     ] = None,
     loss: Annotated[str, typer.Option(help=f"One of {', '.join(LOSSES)}; docs/losses.md explains them.")] = "drsl",
     form: Annotated[DRSLForm | None, typer.Option(help="Form of DRSL's penalty. Default: squared.")] = None,
-    tau: Annotated[float | None, typer.Option(help="Weight of DRSL's penalty. Default: 1, for authors… 0.001.")] = None,
+    tau: Annotated[
+        float | None,
+        typer.Option(help="Weight of DRSL's penalty. Default: 1; squared with the resnet 0.01; authors… 0.001."),
+    ] = None,
     tau_warm_up: Annotated[
         float, typer.Option(min=0, max=1, help="Share of the steps over which tau rises from 0.")
     ] = 0.0,
@@ -102,6 +105,8 @@ def train_command(
     # Large data take a while to load: what can be refused without them is refused before.
     refuse_conflicts(destination, resume=resume)
     recipe = architecture(architecture_name)
+    if loss == DRSL.name and form in (None, DEFAULT_FORM):
+        loss_settings.setdefault("tau", recipe.tau)
     config = TrainingConfig(
         architecture=architecture_name,
         width=width or recipe.width,

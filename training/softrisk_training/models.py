@@ -128,6 +128,7 @@ class Architecture:
         learning_rate: Peak of the one-cycle schedule.
         weight_decay: Decoupled for AdamW, ℓ2 for SGD.
         bfloat16: Whether training runs in bfloat16 autocast.
+        tau: Of DRSL in its default form: the largest that was found to cost no clean accuracy (docs/losses.md).
     """
 
     build: Callable[[InputShape, int, int], nn.Module]
@@ -136,11 +137,12 @@ class Architecture:
     learning_rate: float
     weight_decay: float
     bfloat16: bool
+    tau: float
 
 
 ARCHITECTURES: Final = {
-    "small-cnn": Architecture(small_cnn, 16, "adamw", 2e-3, 1e-2, bfloat16=False),
-    "resnet": Architecture(resnet, 32, "sgd", 0.2, 5e-4, bfloat16=True),
+    "small-cnn": Architecture(small_cnn, 16, "adamw", 2e-3, 1e-2, bfloat16=False, tau=1.0),
+    "resnet": Architecture(resnet, 32, "sgd", 0.2, 5e-4, bfloat16=True, tau=0.01),
 }
 """Every architecture, by its name."""
 

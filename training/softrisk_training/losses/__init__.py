@@ -11,11 +11,11 @@ from typing import Final
 from softrisk_training.errors import TrainingError
 from softrisk_training.losses.base import Loss
 from softrisk_training.losses.complement import ComplementObjective, GuidedComplementEntropy, ReverseCrossEntropy
-from softrisk_training.losses.drsl import DRSL, DRSLForm, authors_weight, per_sample_weight
+from softrisk_training.losses.drsl import DEFAULT_FORM, DRSL, DRSLForm, authors_weight, per_sample_weight
 from softrisk_training.losses.likelihood import CrossEntropy, FocalLoss, LabelSmoothing, LogitSqueezing
 from softrisk_training.losses.noise_robust import GeneralizedCrossEntropy, MeanAbsoluteError, SymmetricCrossEntropy
 
-__all__ = ["DRSL", "LOSSES", "DRSLForm", "Loss", "authors_weight", "make_loss", "per_sample_weight"]
+__all__ = ["DEFAULT_FORM", "DRSL", "LOSSES", "DRSLForm", "Loss", "authors_weight", "make_loss", "per_sample_weight"]
 
 LOSSES: Final[dict[str, type[Loss]]] = {
     loss.name: loss

@@ -13,6 +13,8 @@ DRSLForm = Literal["squared", "logit", "authors", "authors-vectorised", "conditi
 ROOT_EPSILON: Final = 1e-12
 """Roots are √(v + 1e-12), because √v has no gradient at 0."""
 
+DEFAULT_FORM: Final[DRSLForm] = "squared"
+
 DEFAULT_TAU: Final[dict[DRSLForm, float]] = {
     "squared": 1.0,
     "logit": 1.0,
@@ -67,7 +69,7 @@ class DRSL(Loss):
 
     name = "drsl"
 
-    def __init__(self, form: DRSLForm = "squared", tau: float | None = None) -> None:
+    def __init__(self, form: DRSLForm = DEFAULT_FORM, tau: float | None = None) -> None:
         if form not in get_args(DRSLForm):
             raise TrainingError(f"unknown DRSL form {form!r}: choose one of {', '.join(get_args(DRSLForm))}")
         tau = DEFAULT_TAU[form] if tau is None else tau
