@@ -4,6 +4,7 @@
 manifest.json      see `softrisk_core.manifest`
 model.onnx         inputs → `OUTPUTS`
 calibration.npz    see `CalibrationArrays`
+score.npz          what was fitted for the score; only where something was
 golden.npz         `GOLDEN_ROWS` inputs `input:<name>` with their outputs `output:<name>`
 report/            the evaluation; added later, with digests of its own
 ```
@@ -26,13 +27,17 @@ from softrisk_core import __version__
 from softrisk_core.diagnostics import DIAGNOSTICS
 from softrisk_core.errors import BundleError
 from softrisk_core.manifest import FORMAT, FORMAT_VERSION, FileEntry, Manifest
+from softrisk_core.scores.catalogue import find_score
+from softrisk_core.scores.score import Score
 
 MANIFEST: Final = "manifest.json"
 MODEL: Final = "model.onnx"
 CALIBRATION: Final = "calibration.npz"
+SCORE: Final = "score.npz"
 GOLDEN: Final = "golden.npz"
 REPORT: Final = "report"
 SEALED: Final = (MODEL, CALIBRATION, GOLDEN)
+"""Files of every bundle. `SCORE` is sealed, too, where there is one."""
 
 GOLDEN_ROWS: Final = 64
 
@@ -46,12 +51,15 @@ class CalibrationArrays:
         histograms: For each diagnostic its (edges (k + 1,), counts (k,)) on the same data.
         training_rows: Digests (`softrisk_core.rows`) of the rows that the model has seen, if known; else empty.
         calibration_rows: Digests of the calibration rows, shape (n,).
+        fit_rows: Digests of rows that a score or a twin was fitted on, and that therefore calibrate nothing; empty
+            where there are none, and in bundles from before they were kept.
     """
 
     scores: NDArray[np.float32]
     histograms: Mapping[str, tuple[NDArray[np.float64], NDArray[np.int64]]]
     training_rows: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
     calibration_rows: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
+    fit_rows: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
 
     @property
     def id(self) -> str:
@@ -64,6 +72,7 @@ class CalibrationArrays:
             "scores": self.scores,
             "training_rows": self.training_rows,
             "calibration_rows": self.calibration_rows,
+            **({"fit_rows": self.fit_rows} if self.fit_rows.size else {}),
         }
         for name, (edges, counts) in self.histograms.items():
             arrays[f"edges:{name}"] = edges
@@ -102,6 +111,7 @@ class Bundle:
                 histograms={name: (arrays[f"edges:{name}"], arrays[f"counts:{name}"]) for name in DIAGNOSTICS},
                 training_rows=arrays["training_rows"],
                 calibration_rows=arrays["calibration_rows"],
+                fit_rows=arrays.get("fit_rows", np.empty(0, np.uint64)),
             )
         except KeyError as error:
             raise BundleError(f"{self.folder / CALIBRATION}: the array {error} is missing") from error
@@ -109,6 +119,19 @@ class Bundle:
         if calibration.scores.shape != (facts.n,) or calibration.id != facts.id:
             raise BundleError(f"{self.folder / CALIBRATION}: the scores are not those of calibration {facts.id}")
         return calibration
+
+    def score(self) -> Score:
+        """The float64 reference of the score, with what was fitted for it.
+
+        Raises:
+            BundleError: If that is missing or damaged.
+        """
+        recipe = find_score(self.manifest.nonconformity.score)
+        arrays = {} if recipe.fit is None else _read_arrays(self.folder / SCORE)
+        try:
+            return recipe.load(arrays)
+        except KeyError as error:
+            raise BundleError(f"{self.folder / SCORE}: the array {error} is missing") from error
 
     def golden(self) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
         """Inputs and outputs of `golden.npz`, by name, `GOLDEN_ROWS` rows each.
@@ -128,6 +151,13 @@ def write_golden(path: Path, inputs: Mapping[str, NDArray[Any]], outputs: Mappin
     arrays |= {f"output:{name}": array for name, array in outputs.items()}
     with path.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def write_score(path: Path, score: Score) -> None:
+    """Write `score.npz`, if anything was fitted for the score."""
+    if score.arrays:
+        with path.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **score.arrays)
 
 
 def file_entry(path: Path) -> FileEntry:
@@ -150,7 +180,8 @@ def load_bundle(folder: Path) -> Bundle:
             message names the file and what is wrong with it.
     """
     manifest = _read_manifest(folder)
-    for name in SEALED:
+    fitted = find_score(manifest.nonconformity.score).fit is not None
+    for name in (*SEALED, *((SCORE,) if fitted else ())):
         if name not in manifest.files:
             raise BundleError(f"{folder / MANIFEST}: the entry of {name} is missing")
     for name, entry in manifest.files.items():

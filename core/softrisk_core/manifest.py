@@ -2,7 +2,8 @@
 
 The format is an integer. It is raised whenever a field is added, removed or changes its meaning; a reader accepts
 its own format and refuses a newer one with the version that wrote it. Unknown fields are refused, so that nothing
-in a manifest is silently ignored. `model.precision` is younger than format 1 and left out wherever it says nothing new.
+in a manifest is silently ignored. `model.precision` and scores other than one side of a diagnostic are younger than
+format 1 and left out wherever they say nothing new.
 """
 
 from datetime import datetime
@@ -21,6 +22,7 @@ from pydantic import (
 from softrisk_core.conformal import check_alpha, confident_rank, marginal_rank
 from softrisk_core.diagnostics import DIAGNOSTICS
 from softrisk_core.errors import CalibrationError
+from softrisk_core.scores.catalogue import find_score
 
 FORMAT: Final = "softrisk-bundle"
 FORMAT_VERSION: Final = 1
@@ -110,26 +112,38 @@ class ModelFacts(_Part):
 
 
 class Nonconformity(_Part):
-    """The score whose rank is the risk: one diagnostic, and which side of it is strange."""
+    """The score whose rank is the risk. What was fitted for it is in `score.npz`.
 
-    diagnostic: str
-    strange: Literal["low", "high"]
-    """`low`: small values are strange, so the score is the negated diagnostic."""
+    One side of one diagnostic is written as `{"diagnostic": …, "strange": "low" | "high"}`, as it always was; any other
+    score as `{"score": …}`, which a reader from before there were others refuses.
+    """
 
-    @field_validator("diagnostic")
+    score: str
+
+    @model_validator(mode="before")
     @classmethod
-    def _diagnostic_is_known(cls, name: str) -> str:
-        if name not in DIAGNOSTICS:
-            raise ValueError(f"{name!r} is not a diagnostic; known: {', '.join(DIAGNOSTICS)}")
+    def _one_side_of_a_diagnostic(cls, fields: Any) -> Any:
+        if isinstance(fields, dict) and fields.keys() == {"diagnostic", "strange"}:
+            return {"score": f"{fields['diagnostic']}:{fields['strange']}"}
+        return fields
+
+    @field_validator("score")
+    @classmethod
+    def _score_is_known(cls, name: str) -> str:
+        try:
+            find_score(name)
+        except CalibrationError as error:
+            raise ValueError(str(error)) from error
         return name
 
-    @property
-    def sign(self) -> float:
-        """Factor from diagnostic to score: larger scores are stranger."""
-        return 1.0 if self.strange == "high" else -1.0
+    @model_serializer
+    def _as_it_always_was(self) -> dict[str, str]:
+        diagnostic, _, side = self.score.partition(":")
+        return {"diagnostic": diagnostic, "strange": side} if side in ("low", "high") else {"score": self.score}
 
     def __str__(self) -> str:
-        return f"{'' if self.strange == 'high' else '−'}{self.diagnostic}"
+        diagnostic, _, side = self.score.partition(":")
+        return {"low": f"−{diagnostic}", "high": diagnostic}.get(side, self.score)
 
 
 class Level(_Part):

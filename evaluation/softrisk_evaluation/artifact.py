@@ -1,13 +1,14 @@
 """The artifact under test: `model.onnx` as it is served, run by onnxruntime."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from softrisk_core.bundle import Bundle
 from softrisk_core.diagnostics import DIAGNOSTICS
+from softrisk_core.scores.score import Score
 from softrisk_export.runtime import Runner
 
 
@@ -20,12 +21,14 @@ class Answers:
         rank: Conformal ranks, int64, in 1 … n + 1.
         nonconformity: Scores behind the ranks, float32.
         diagnostics: For each diagnostic its values, float32, shape (N,).
+        published: For each published score its values, float64, shape (N,); larger is stranger.
     """
 
     label: NDArray[np.int64]
     rank: NDArray[np.int64]
     nonconformity: NDArray[np.float32]
     diagnostics: dict[str, NDArray[np.float32]]
+    published: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def select(self, chosen: NDArray[np.bool_] | NDArray[np.int64]) -> "Answers":
         """The answers about some of the inputs."""
@@ -34,6 +37,7 @@ class Answers:
             rank=self.rank[chosen],
             nonconformity=self.nonconformity[chosen],
             diagnostics={name: values[chosen] for name, values in self.diagnostics.items()},
+            published={name: values[chosen] for name, values in self.published.items()},
         )
 
 
@@ -55,17 +59,25 @@ class Artifact:
         logits: NDArray[np.float32] = self._run.over(inputs, ["logits"])["logits"]
         return logits
 
-    def answer(self, inputs: NDArray[np.float32], advance: Callable[[int], None] = lambda rows: None) -> Answers:
+    def answer(
+        self,
+        inputs: NDArray[np.float32],
+        published: Sequence[Score] = (),
+        advance: Callable[[int], None] = lambda rows: None,
+    ) -> Answers:
         """Everything a report needs.
 
         Args:
             inputs: Shape (N, …), in the model's domain.
+            published: Scores to compare with, made from the artifact's logits.
             advance: Called after each batch with the number of its inputs.
         """
-        outputs = self._run.over(inputs, ["label", "rank", "nonconformity", *DIAGNOSTICS], advance=advance)
+        names = ["logits", "label", "rank", "nonconformity", *DIAGNOSTICS]
+        outputs = self._run.over(inputs, names, advance=advance)
         return Answers(
             label=outputs["label"],
             rank=outputs["rank"],
             nonconformity=outputs["nonconformity"],
             diagnostics={name: outputs[name] for name in DIAGNOSTICS},
+            published={score.name: score(outputs["logits"]) for score in published},
         )

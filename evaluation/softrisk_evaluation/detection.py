@@ -19,7 +19,7 @@ RISK_SCORE: Final = "risk_score"
 
 
 def detect(clean: Answers, attacked: Answers, n: int) -> tuple[Detection, ...]:
-    """AUROC and true-positive rates of the risk score and of every diagnostic.
+    """AUROC and true-positive rates of the risk score, of every diagnostic and of published scores.
 
     Every score is read in one fixed direction (`DIRECTIONS`), whatever the attack.
 
@@ -29,10 +29,11 @@ def detect(clean: Answers, attacked: Answers, n: int) -> tuple[Detection, ...]:
         n: Number of calibration scores.
 
     Returns:
-        The risk score first, then the diagnostics in their usual order.
+        The risk score first, then the diagnostics in their usual order, then the published scores.
     """
     diagnostics = (_diagnostic(name, clean.diagnostics[name], attacked.diagnostics[name]) for name in DIAGNOSTICS)
-    return (_risk_score(clean.rank, attacked.rank, n), *diagnostics)
+    published = (_detection(name, "high", values, attacked.published[name]) for name, values in clean.published.items())
+    return (_risk_score(clean.rank, attacked.rank, n), *diagnostics, *published)
 
 
 def _risk_score(clean: NDArray[np.int64], attacked: NDArray[np.int64], n: int) -> Detection:

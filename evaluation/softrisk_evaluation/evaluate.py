@@ -17,6 +17,7 @@ from softrisk_core.bundle import MODEL, Bundle, file_entry
 from softrisk_evaluation.artifact import Answers, Artifact
 from softrisk_evaluation.detection import FALSE_ALARMS
 from softrisk_evaluation.false_alarms import Split, realised, resplit
+from softrisk_evaluation.published import published_scores
 from softrisk_evaluation.red_flags import checks
 from softrisk_evaluation.report import DataFacts, Proportion, Report, Settings, Soundness, Subject
 from softrisk_evaluation.subject import CleanData, check_same_classifier, clean_data
@@ -71,14 +72,15 @@ def evaluate(
         difference = check_same_classifier(model, artifact, test.inputs, bundle.manifest.parity.tolerance)
 
     task = progress.add_task("clean test images", total=len(test.inputs))
-    clean = artifact.answer(test.inputs, lambda done: progress.advance(task, done))
+    published = published_scores(artifact, test.selection)
+    clean = artifact.answer(test.inputs, published, lambda done: progress.advance(task, done))
     chosen = _chosen(len(test.rows), settings) if model else np.empty(0, np.int64)
     inputs, labels = test.inputs[chosen], test.labels[chosen]
     attacked: tuple[Attacked, ...] = ()
     soundness: tuple[Soundness, ...] = ()
     if model is not None:
         attacked = tuple(
-            run_one(attack, model, artifact, inputs, labels, clean.label[chosen], settings.seed, progress)
+            run_one(attack, model, artifact, inputs, labels, clean.label[chosen], published, settings.seed, progress)
             for attack in attacks
         )
         soundness = check_attacks(model, inputs, labels, attacked, settings, progress)

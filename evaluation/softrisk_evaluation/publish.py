@@ -90,5 +90,6 @@ def _arrays(name: str, answers: Answers) -> dict[str, NDArray[Any]]:
         "rank": answers.rank,
         "nonconformity": answers.nonconformity,
         **answers.diagnostics,
+        **answers.published,
     }
     return {f"{name}:{column}": values for column, values in columns.items()}

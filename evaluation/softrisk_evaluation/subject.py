@@ -34,6 +34,8 @@ class CleanData:
         labels: True classes, shape (m,).
         dropped: Rows left out because the model or the calibration has seen their content.
         training_known: Whether it is known which rows the model has seen.
+        selection: Inputs of selection rows, on which published scores are fitted; None if the data are others than the
+            checkpoint's own.
     """
 
     source: str
@@ -42,6 +44,7 @@ class CleanData:
     labels: NDArray[np.int64]
     dropped: int
     training_known: bool
+    selection: NDArray[np.float32] | None
 
 
 def clean_data(
@@ -66,7 +69,8 @@ def clean_data(
     trained = calibration.training_rows
     if checkpoint is not None:
         trained = np.concatenate([trained, checkpoint.digests])
-    unseen = rows[~np.isin(data.digests(rows), np.concatenate([trained, calibration.calibration_rows]))]
+    used = np.concatenate([trained, calibration.calibration_rows, calibration.fit_rows])
+    unseen = rows[~np.isin(data.digests(rows), used)]
     if len(unseen) == 0:
         raise EvaluationError(
             f"all {len(rows)} rows of {data.location} were used for training, selection or calibration; "
@@ -79,6 +83,7 @@ def clean_data(
         labels=data.labels[unseen],
         dropped=len(rows) - len(unseen),
         training_known=trained.size > 0,
+        selection=data.inputs(checkpoint.splits.selection) if checkpoint is not None and location is None else None,
     )
 
 

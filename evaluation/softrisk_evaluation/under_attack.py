@@ -1,5 +1,6 @@
 """The attacks of an evaluation: crafted with the checkpoint's gradients, judged by the artifact's answers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import nn
 from softrisk_attacks.apgd import APGD
 from softrisk_attacks.attack import Attack, Outcome, run_attack
 from softrisk_attacks.standard import fgsm, pgd
+from softrisk_core.scores.score import Score
 from softrisk_evaluation.artifact import Answers, Artifact
 from softrisk_evaluation.detection import detect
 from softrisk_evaluation.report import AttackResult, Proportion, Settings, Soundness, WorstCase
@@ -61,6 +63,7 @@ def run_one(
     inputs: NDArray[np.float32],
     labels: NDArray[np.int64],
     clean_labels: NDArray[np.int64],
+    published: Sequence[Score],
     seed: int,
     progress: Progress,
 ) -> Attacked:
@@ -73,6 +76,7 @@ def run_one(
         inputs: Clean, shape (k, C, H, W), float32 in [0, 1].
         labels: True classes, shape (k,).
         clean_labels: What the artifact says about the clean inputs, shape (k,).
+        published: Scores to compare with.
         seed: Of the random starts.
         progress: Gets a task.
     """
@@ -85,7 +89,7 @@ def run_one(
         seed=seed,
         on_progress=lambda done, total: progress.update(task, completed=done, total=total),
     )
-    answers = artifact.answer(outcome.inputs)
+    answers = artifact.answer(outcome.inputs, published)
     was_right, is_right = clean_labels == labels, answers.label == labels
     return Attacked(attack, outcome, answers, right=was_right & is_right, successful=was_right & ~is_right)
 

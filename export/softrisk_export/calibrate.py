@@ -9,8 +9,9 @@ from softrisk_core.bundle import CalibrationArrays
 from softrisk_core.conformal import confident_rank, marginal_rank
 from softrisk_core.diagnostics import DIAGNOSTICS
 from softrisk_core.errors import CalibrationError
-from softrisk_core.manifest import CalibrationFacts, Level, Nonconformity
+from softrisk_core.manifest import CalibrationFacts, Level
 from softrisk_core.rows import count_overlap
+from softrisk_core.scores.catalogue import SCORES
 from softrisk_export.runtime import Outputs
 
 LEVELS: Final = (0.001, 0.005, 0.01, 0.05, 0.1)
@@ -22,26 +23,29 @@ HISTOGRAM_LEVELS: Final = (0.0, 0.001, 0.005, *(percent / 100 for percent in ran
 
 def calibration_arrays(
     outputs: Outputs,
-    nonconformity: Nonconformity,
+    score: str,
     *,
     rows: NDArray[np.uint64],
+    fit_rows: NDArray[np.uint64],
     seen_rows: NDArray[np.uint64],
 ) -> CalibrationArrays:
     """Scores and reference histograms of clean data.
 
     Args:
-        outputs: Of the graph with diagnostics, n rows.
-        nonconformity: The score.
+        outputs: Of the graph with diagnostics and score, n rows.
+        score: Its name.
         rows: Digests of the n rows.
+        fit_rows: Digests of the rows that score or twin were fitted on.
         seen_rows: Digests of the rows that the model has seen in training.
 
     Raises:
         CalibrationError: If rows were seen in training, logits are not finite, or the score says nothing.
     """
-    overlap = count_overlap(rows, seen_rows)
+    used = np.concatenate([rows, fit_rows])
+    overlap = count_overlap(used, seen_rows)
     if overlap:
         raise CalibrationError(
-            f"{overlap} of the {rows.size} calibration rows were used to train or select the model; on rows it has "
+            f"{overlap} of the {used.size} calibration rows were used to train or select the model; on rows it has "
             "seen a model is surer than on new ones, and the promised false-alarm rate would not hold: give clean "
             "data that it has not seen"
         )
@@ -51,21 +55,24 @@ def calibration_arrays(
             f"the logits of {broken} of the {rows.size} calibration rows are not finite; check that the values of "
             "the data are in the range that the model was trained on"
         )
-    values = outputs[nonconformity.diagnostic].astype(np.float32)
+    values = outputs["nonconformity"].astype(np.float32)
+    if not np.isfinite(values).all():
+        raise CalibrationError(f"{score} is not finite on all calibration rows; choose another score")
     if not np.ptp(values) > 0:
         if np.unique(rows).size == 1:
             raise CalibrationError(
                 f"all {rows.size} calibration rows have the same content; give clean data as varied as your traffic"
             )
         raise CalibrationError(
-            f"{nonconformity.diagnostic} has the same value, {values[0]:g}, on all {values.size} calibration rows "
-            f"and can tell nothing strange; choose another score: {', '.join(DIAGNOSTICS)}"
+            f"{score} has the same value, {values[0]:g}, on all {values.size} calibration rows and can tell nothing "
+            f"strange; choose another score: {', '.join(SCORES)}"
         )
     return CalibrationArrays(
-        scores=np.sort(np.float32(nonconformity.sign) * values),
+        scores=np.sort(values),
         histograms={name: _histogram(outputs[name].astype(np.float64)) for name in DIAGNOSTICS},
         training_rows=seen_rows,
         calibration_rows=rows,
+        fit_rows=fit_rows,
     )
 
 
@@ -84,21 +91,6 @@ def calibration_facts(arrays: CalibrationArrays, alpha: float, data: str) -> Cal
         if marginal_rank(level, n) >= 1
     ]
     return CalibrationFacts(id=arrays.id, n=n, alpha=alpha, levels=tuple(levels), data=data)
-
-
-def parse_nonconformity(text: str) -> Nonconformity:
-    """A score as it is typed: `logit_gap:low` is the logit gap, small values strange.
-
-    Raises:
-        CalibrationError: If it is not `DIAGNOSTIC:low` or `DIAGNOSTIC:high`.
-    """
-    diagnostic, _, side = text.partition(":")
-    if diagnostic not in DIAGNOSTICS or side not in ("low", "high"):
-        raise CalibrationError(
-            f"{text!r} is not a score: write DIAGNOSTIC:low or DIAGNOSTIC:high, for the side that is strange, with "
-            f"DIAGNOSTIC one of {', '.join(DIAGNOSTICS)}"
-        )
-    return Nonconformity(diagnostic=diagnostic, strange="low" if side == "low" else "high")
 
 
 def _histogram(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from softrisk_core.bundle import Bundle, load_bundle
 from softrisk_core.repository import Repository, resolve
-from softrisk_export.calibrate import parse_nonconformity
+from softrisk_core.scores.catalogue import KINDS, find_score
 from softrisk_export.graph import classifier, with_diagnostics
 from softrisk_export.runtime import Runner
 from softrisk_export.seal import seal
@@ -36,9 +36,7 @@ def calibrate_command(
     alpha: Annotated[
         float | None, typer.Option(help="Default false-alarm rate of the flag. Default: that of BUNDLE.")
     ] = None,
-    score: Annotated[
-        str | None, typer.Option(help="What is ranked: DIAGNOSTIC:low or DIAGNOSTIC:high. Default: as in BUNDLE.")
-    ] = None,
+    score: Annotated[str | None, typer.Option(help=f"What is ranked: {KINDS}. Default: as in BUNDLE.")] = None,
     precision: Annotated[
         Literal["fp16", "int8"] | None,
         typer.Option(help="Make a twin whose classifier computes in this precision. Default: as in BUNDLE."),
@@ -46,7 +44,7 @@ def calibrate_command(
 ) -> None:
     """Make the next version of a bundle, calibrated on your own clean data, without training."""
     old = load_bundle(resolve(bundle))
-    nonconformity = old.manifest.nonconformity if score is None else parse_nonconformity(score)
+    score = find_score(score or old.manifest.nonconformity.score).name
     home = old.folder.resolve().parent
     source, rows, change = bundle_source(old), CleanRows.of(load_images(data)), None
     if precision is not None:
@@ -59,7 +57,7 @@ def calibrate_command(
         home.name,
         source,
         rows,
-        nonconformity,
+        score,
         old.manifest.calibration.alpha if alpha is None else alpha,
     )
     print_summary(sealed, change=change)

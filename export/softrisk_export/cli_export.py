@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from softrisk_core.repository import Repository, check_name
-from softrisk_export.calibrate import parse_nonconformity
+from softrisk_core.scores.catalogue import KINDS, find_score
 from softrisk_export.errors import ExportError
 from softrisk_export.foreign import Reading, foreign_source
 from softrisk_export.seal import seal
@@ -32,9 +32,7 @@ def export_command(
     out: Annotated[Path, typer.Option(help="The model repository.")] = Path("models"),
     name: Annotated[str | None, typer.Option(help="Name of the model. Default: that of SOURCE.")] = None,
     alpha: Annotated[float, typer.Option(help="Default false-alarm rate of the flag.")] = 0.01,
-    score: Annotated[
-        str, typer.Option(help="What is ranked: DIAGNOSTIC:low or DIAGNOSTIC:high, for the side that is strange.")
-    ] = "logit_gap:low",
+    score: Annotated[str, typer.Option(help=f"What is ranked: {KINDS}.")] = "logit_gap:low",
     logits: Annotated[
         str | None, typer.Option(help="ONNX file only: the tensor that holds the logits, if it is not found.")
     ] = None,
@@ -59,7 +57,7 @@ def export_command(
             f"{source} is a folder; SOURCE is a checkpoint (.pt) or an ONNX file; "
             "for images, softrisk train comes first"
         )
-    nonconformity = parse_nonconformity(score)
+    find_score(score)
     name = check_name(name or re.sub(r"[^A-Za-z0-9._-]+", "-", source.stem).lstrip("._-"))
     if source.suffix.lower() == ".onnx":
         if calibration is None:
@@ -75,7 +73,7 @@ def export_command(
         classifier = foreign_source(source, rows.inputs, rows.classes, reading)
     else:
         classifier, rows = _from_checkpoint(source, calibration)
-    sealed = seal(Repository(out), name, classifier, rows, nonconformity, alpha)
+    sealed = seal(Repository(out), name, classifier, rows, score, alpha)
     print_summary(sealed, checkpoint=source if classifier.facts.origin == "checkpoint" else None)
 
 

@@ -1,9 +1,9 @@
 """The arithmetic of the diagnosis, inside the ONNX file.
 
-A head (inputs → logits) gets two tails: the diagnostics, those of `softrisk_core.diagnostics` in
-float32, and the risk, which compares one of them with the calibration scores. Both are written in ONNX's own text
-form and use only operators whose meaning has not changed since opset 13, so they fit onto any head of opset ≥ 13.
-All their names begin with `softrisk/`, but for the outputs.
+A head (inputs → logits) gets three tails: the diagnostics, those of `softrisk_core.diagnostics` in float32; a score
+made from them or from the logits (`softrisk_export.scores`); and the risk, which compares the score with the
+calibration scores. All are written in ONNX's own text form and use only operators whose meaning has not changed since
+opset 13, so they fit onto any head of opset ≥ 13. All their names begin with `softrisk/`, but for the outputs.
 
 At batch 1 an operator costs its fixed price, about 0.3 µs, whatever it computes. So the tails have as few as their
 accuracy allows: scalars of a row lie in shape (batch,), which needs no Squeeze, and masks are arithmetic, since a Where
@@ -20,14 +20,17 @@ from numpy.typing import NDArray
 from onnx import TensorProto, compose, helper, numpy_helper, parser
 
 from softrisk_core.diagnostics import DIAGNOSTICS
-from softrisk_core.manifest import OUTPUTS, Nonconformity
+from softrisk_core.manifest import OUTPUTS
+from softrisk_core.scores.score import Score
 from softrisk_export.onnx_edit import prune, rename, strip_notes
+from softrisk_export.scores.tail import DIAGNOSTICS_PREFIX
+from softrisk_export.scores.tails import tail_of
 
 OLDEST_OPSET: Final = 13
 """The tails need at least this opset of the head."""
 
 CLASSIFIER_PREFIX: Final = "classifier/"
-DIAGNOSTICS_PREFIX: Final = "softrisk/diagnostics/"
+SCORE_PREFIX: Final = "softrisk/score/"
 RISK_PREFIX: Final = "softrisk/risk/"
 
 DIAGNOSTICS_OUTPUTS: Final = ("logits", "probabilities", "label", *DIAGNOSTICS)
@@ -110,10 +113,9 @@ diagnostics (float[batch, classes] logits) => (
 # finds the row, counting inside it the rank: exact, with 2 √n comparisons. A score that is no number is ≤ none: rank 1,
 # the strangest.
 _RISK_TAIL: Final = """
-risk (float[batch] diagnostic) => (
-    float[batch] nonconformity, int64[batch] rank, float[batch] p_value, float[batch] risk_score, bool[batch] flagged
+risk (float[batch] nonconformity) => (
+    int64[batch] rank, float[batch] p_value, float[batch] risk_score, bool[batch] flagged
 ) {
-    nonconformity = Mul (diagnostic, sign)
     score = Unsqueeze (nonconformity, last_axis)
 
     # Counted as floats, which runtimes add fastest: exact for counts of √n.
@@ -178,14 +180,29 @@ def with_diagnostics(head: onnx.ModelProto, classes: int) -> onnx.ModelProto:
     return model
 
 
-def with_risk(
-    model: onnx.ModelProto, nonconformity: Nonconformity, scores: NDArray[np.float32], limit: int
-) -> onnx.ModelProto:
-    """Append rank, p-value, risk score and flag to a graph with diagnostics.
+def with_score(model: onnx.ModelProto, score: Score) -> onnx.ModelProto:
+    """Append a score to a graph with diagnostics.
 
     Args:
         model: With the outputs `DIAGNOSTICS_OUTPUTS`.
-        nonconformity: The diagnostic that is the score, and its side.
+        score: What will be ranked.
+
+    Returns:
+        A new model with the further output `nonconformity`.
+    """
+    scored = onnx.ModelProto()
+    scored.CopyFrom(model)
+    probabilities = next(value for value in model.graph.output if value.name == "probabilities")
+    tail = tail_of(score, classes=probabilities.type.tensor_type.shape.dim[1].dim_value)
+    _append(scored, tail.text, tail.constants, SCORE_PREFIX, source=tail.sources)
+    return scored
+
+
+def with_risk(model: onnx.ModelProto, scores: NDArray[np.float32], limit: int) -> onnx.ModelProto:
+    """Append rank, p-value, risk score and flag to a graph with a score.
+
+    Args:
+        model: Of `with_score`.
         scores: Calibration scores, shape (n,), finite, ascending.
         limit: Largest rank that is flagged.
 
@@ -201,7 +218,6 @@ def with_risk(
     # The last row is the answer whenever no other is.
     pivots[-1] = np.nan
     constants = {
-        "sign": np.float32(nonconformity.sign),
         "one": np.float32(1),
         "last_axis": np.array([1]),
         "pivots": pivots[None],
@@ -212,12 +228,12 @@ def with_risk(
     }
     sealed = onnx.ModelProto()
     sealed.CopyFrom(model)
-    _append(sealed, _RISK_TAIL, constants, RISK_PREFIX, source={"diagnostic": nonconformity.diagnostic})
+    _append(sealed, _RISK_TAIL, constants, RISK_PREFIX, source={"nonconformity": "nonconformity"})
     return sealed
 
 
 def classifier(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Take off what `with_diagnostics` and `with_risk` appended: a graph with the one output `logits`."""
+    """Take off what was appended: a graph with the one output `logits`."""
     head = onnx.ModelProto()
     head.CopyFrom(model)
     logits = next(value for value in model.graph.output if value.name == "logits")

@@ -14,13 +14,14 @@ from rich.console import Console
 from rich.progress import Progress
 
 from softrisk_core import __version__
-from softrisk_core.bundle import CALIBRATION, GOLDEN, GOLDEN_ROWS, MODEL, Bundle, write_golden
+from softrisk_core.bundle import CALIBRATION, GOLDEN, GOLDEN_ROWS, MODEL, SCORE, Bundle, write_golden, write_score
 from softrisk_core.conformal import rank_limit
 from softrisk_core.manifest import FORMAT_VERSION, CalibrationFacts, Manifest, Nonconformity
 from softrisk_core.repository import Repository
 from softrisk_core.rows import digest_rows
 from softrisk_export.calibrate import calibration_arrays, calibration_facts
-from softrisk_export.graph import opset, with_risk
+from softrisk_export.fit import fit_score
+from softrisk_export.graph import opset, with_risk, with_score
 from softrisk_export.runtime import Outputs, Runner
 from softrisk_export.source import CleanRows, Source, check_shape
 from softrisk_export.verify import check_calibration, check_parity, replay_tolerance
@@ -41,17 +42,15 @@ class Sealed:
     repeats: int
 
 
-def seal(
-    repository: Repository, name: str, source: Source, rows: CleanRows, nonconformity: Nonconformity, alpha: float
-) -> Sealed:
+def seal(repository: Repository, name: str, source: Source, rows: CleanRows, score: str, alpha: float) -> Sealed:
     """Calibrate a source on clean rows and add it to a repository as the next version of a model.
 
     Args:
         repository: Where to.
         name: Name of the model.
         source: The classifier.
-        rows: Held-out clean data, n rows.
-        nonconformity: The score.
+        rows: Held-out clean data, of which a part is taken for the fit of a score that has one; n rows are left.
+        score: Its name.
         alpha: Default false-alarm rate, in [1/(n + 1), 1).
 
     Raises:
@@ -60,21 +59,26 @@ def seal(
         BundleError: If the name is invalid or the repository cannot be written.
     """
     check_shape(rows, source.input)
+    fitted, rows = fit_score(score, source, rows)
     limit = rank_limit(alpha, len(rows.inputs))
-    outputs = _over(Runner(source.model), rows.inputs, "scoring clean rows")
-    arrays = calibration_arrays(outputs, nonconformity, rows=digest_rows(rows.inputs), seen_rows=source.seen_rows)
+    scored = with_score(source.model, fitted)
+    outputs = _over(Runner(scored), rows.inputs, "scoring clean rows")
+    arrays = calibration_arrays(
+        outputs, score, rows=digest_rows(rows.inputs), fit_rows=rows.apart, seen_rows=source.seen_rows
+    )
     facts = calibration_facts(arrays, alpha, rows.data)
-    model = with_risk(source.model, nonconformity, arrays.scores, limit)
+    model = with_risk(scored, arrays.scores, limit)
     tolerance = replay_tolerance(source.facts.precision, outputs["logits"])
     tools = {**source.tools, **_tools()}
-    _describe(model, name, nonconformity, facts, tools)
+    _describe(model, name, score, facts, tools)
 
     with repository.new_version(name) as draft:
         onnx.save_model(model, draft.folder / MODEL)
         run = Runner((draft.folder / MODEL).read_bytes())
-        parity = check_parity(run, source.logits, rows.inputs, source.difference, tolerance)
+        parity = check_parity(run, source.logits, fitted, rows.inputs, source.difference, tolerance)
         check_calibration(_over(run, rows.inputs, "checking the finished graph"), arrays, limit)
         arrays.write(draft.folder / CALIBRATION)
+        write_score(draft.folder / SCORE, fitted)
         golden = rows.inputs[np.arange(GOLDEN_ROWS) % len(rows.inputs)]
         write_golden(draft.folder / GOLDEN, {source.input.name: golden}, run(golden))
         bundle = draft.seal(
@@ -86,7 +90,7 @@ def seal(
                 classes=source.classes,
                 opset=opset(model),
                 model=source.facts,
-                nonconformity=nonconformity,
+                nonconformity=Nonconformity(score=score),
                 calibration=facts,
                 parity=parity,
                 files={},
@@ -107,15 +111,13 @@ def _over(run: Runner, inputs: NDArray[np.float32], doing: str) -> Outputs:
         return run.over(inputs, advance=lambda rows: progress.advance(task, rows))
 
 
-def _describe(
-    model: onnx.ModelProto, name: str, nonconformity: Nonconformity, facts: CalibrationFacts, tools: Mapping[str, str]
-) -> None:
+def _describe(model: onnx.ModelProto, name: str, score: str, facts: CalibrationFacts, tools: Mapping[str, str]) -> None:
     model.producer_name = "softrisk"
     model.producer_version = __version__
     properties = {
         "softrisk.format_version": str(FORMAT_VERSION),
         "softrisk.name": name,
-        "softrisk.nonconformity": f"{nonconformity.diagnostic}:{nonconformity.strange}",
+        "softrisk.nonconformity": score,
         "softrisk.calibration.id": facts.id,
         "softrisk.calibration.n": str(facts.n),
         "softrisk.calibration.alpha": str(facts.alpha),

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from softrisk_core.errors import CalibrationError
 from softrisk_core.manifest import InputSpec, ModelFacts
+from softrisk_core.rows import digest_rows
 from softrisk_training.data import ImageData, Images
 from softrisk_training.data.images import same_classes
 
@@ -49,12 +50,14 @@ class CleanRows:
         data: Which data, for people.
         labels: Shape (n,), indices into `classes`; None where the data have none: a calibration needs no labels.
         classes: Class names of the data; empty without labels.
+        apart: Digests of rows that were set apart, shape (k,).
     """
 
     inputs: NDArray[np.float32]
     data: str
     labels: NDArray[np.int64] | None = None
     classes: tuple[str, ...] = ()
+    apart: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
 
     @classmethod
     def of(cls, data: Images, rows: NDArray[np.int64] | None = None, part: str = "all rows") -> "CleanRows":
@@ -69,6 +72,28 @@ class CleanRows:
         """Some of the rows."""
         labels = None if self.labels is None else self.labels[rows]
         return replace(self, inputs=self.inputs[rows], labels=labels)
+
+    def set_apart(self, count: int, purpose: str) -> tuple["CleanRows", "CleanRows"]:
+        """Rows from all over the data for something else than calibration, and those of the rest that repeat none.
+
+        Args:
+            count: How many; at least one is taken.
+            purpose: What they do, for people: `fit the ranges of int8`.
+
+        Raises:
+            CalibrationError: If no row is left.
+        """
+        n = len(self.inputs)
+        chosen = np.linspace(0, n - 1, max(1, count)).astype(np.int64)
+        digests = digest_rows(self.inputs)
+        left = self.at(np.flatnonzero(~np.isin(digests, digests[chosen])))
+        if not len(left.inputs):
+            raise CalibrationError(
+                f"{self.data} leave no row to calibrate on beside those that {purpose}; give more clean data, as "
+                "varied as your traffic"
+            )
+        data = f"{self.data} but {n - len(left.inputs)} that {purpose}"
+        return self.at(chosen), replace(left, data=data, apart=np.concatenate([self.apart, digests[chosen]]))
 
     def accuracy(self, predicted: NDArray[np.int64], classes: tuple[str, ...]) -> float | None:
         """Share of right predictions, in [0, 1].

@@ -21,9 +21,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from onnxruntime.transformers.onnx_model import OnnxModel
 from rich.console import Console
 
-from softrisk_core.errors import CalibrationError
 from softrisk_core.manifest import FULL_PRECISION, Precision
-from softrisk_core.rows import digest_rows
 from softrisk_export.errors import TwinError
 from softrisk_export.graph import classifier, with_diagnostics
 from softrisk_export.onnx_edit import producers
@@ -75,10 +73,12 @@ def twin(source: Source, precision: Precision, rows: CleanRows) -> tuple[Source,
             "was made from"
         )
     head = classifier(source.model)
-    shown, left = _split(rows) if precision == "int8" else (rows.inputs, rows)
+    shown = left = rows
+    if precision == "int8":
+        shown, left = rows.set_apart(min(RANGE_ROWS, len(rows.inputs) // 10), "fit the ranges of int8")
     try:
         with _quiet(), Console(stderr=True).status(f"making the classifier {precision}"):
-            reduced = _int8(head, source.input.name, shown) if precision == "int8" else _fp16(head)
+            reduced = _int8(head, source.input.name, shown.inputs) if precision == "int8" else _fp16(head)
     except Exception as error:  # neither library has exceptions of its own
         raise TwinError(f"the classifier cannot be made {precision}: {' '.join(str(error).split())}") from error
     model = with_diagnostics(_with_used_domains(reduced), len(source.classes))
@@ -97,20 +97,6 @@ def twin(source: Source, precision: Precision, rows: CleanRows) -> tuple[Source,
         difference=source.difference + change.difference,
     )
     return made, left, change
-
-
-def _split(rows: CleanRows) -> tuple[NDArray[np.float32], CleanRows]:
-    """Rows from all over the data for the ranges, and those of the rest that repeat none of them."""
-    n = len(rows.inputs)
-    shown = np.linspace(0, n - 1, max(1, min(RANGE_ROWS, n // 10))).astype(np.int64)
-    digests = digest_rows(rows.inputs)
-    left = rows.at(np.flatnonzero(~np.isin(digests, digests[shown])))
-    if not len(left.inputs):
-        raise CalibrationError(
-            f"{rows.data} leave no row to calibrate on beside those that fit the ranges of int8; give more clean data, "
-            "as varied as your traffic"
-        )
-    return rows.inputs[shown], replace(left, data=f"{rows.data} but {n - len(left.inputs)} that fit the ranges of int8")
 
 
 def _fp16(head: onnx.ModelProto) -> onnx.ModelProto:

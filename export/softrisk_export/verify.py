@@ -10,6 +10,7 @@ from softrisk_core.bundle import CalibrationArrays
 from softrisk_core.conformal import ranks
 from softrisk_core.diagnostics import diagnose, softmax
 from softrisk_core.manifest import FULL_PRECISION, Parity, Precision, Tolerance
+from softrisk_core.scores.score import Score
 from softrisk_export.errors import ParityError
 from softrisk_export.runtime import Outputs, Runner
 from softrisk_export.source import Logits
@@ -52,6 +53,7 @@ def replay_tolerance(precision: Precision, logits: NDArray[np.float32]) -> Toler
 def check_parity(
     run: Runner,
     source: Logits,
+    score: Score,
     inputs: NDArray[np.float32],
     difference: float = 0.0,
     tolerance: Tolerance = TOLERANCE,
@@ -61,6 +63,7 @@ def check_parity(
     Args:
         run: The graph, with the outputs `OUTPUTS`.
         source: The classifier as it came; its logits are those to repeat.
+        score: The reference of the graph's score.
         inputs: Shape (N, …), N ≥ 1; repeated where fewer than a batch.
         difference: Largest absolute difference that the logits of `source` have from what it was made from.
         tolerance: For the manifest. Here and now, on the machine that made the graph, it is `TOLERANCE`.
@@ -79,7 +82,7 @@ def check_parity(
         _compare("probabilities", size, outputs, softmax(logits), "the NumPy reference")
         if not np.array_equal(outputs["label"], logits.argmax(axis=1)):
             raise ParityError(f"output label differs from the largest logit at batch size {size}")
-        for name, values in diagnose(logits).items():
+        for name, values in {**diagnose(logits), "nonconformity": score(logits)}.items():
             found = _compare(name, size, outputs, values, "the NumPy reference")
             reference_difference = max(reference_difference, found)
     return Parity(

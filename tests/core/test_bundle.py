@@ -16,11 +16,13 @@ from softrisk_core.bundle import (
     GOLDEN,
     MANIFEST,
     MODEL,
+    SCORE,
     Bundle,
     CalibrationArrays,
     file_entry,
     load_bundle,
     write_golden,
+    write_score,
 )
 from softrisk_core.conformal import confident_rank, marginal_rank
 from softrisk_core.diagnostics import DIAGNOSTICS
@@ -37,6 +39,7 @@ from softrisk_core.manifest import (
     Tolerance,
 )
 from softrisk_core.repository import Draft, Repository, resolve
+from softrisk_core.scores.kl_matching import KLMatching
 
 GOLDEN_MANIFEST = Path(__file__).parent / "golden_manifest_format_1.json"
 
@@ -62,7 +65,7 @@ def manifest(name: str, version: int, calibration: CalibrationArrays) -> Manifes
         classes=("a", "b", "c"),
         opset=17,
         model=ModelFacts(origin="checkpoint", architecture="small-cnn", loss="DRSL(form=logit, tau=0.3)"),
-        nonconformity=Nonconformity(diagnostic="logit_gap", strange="low"),
+        nonconformity=Nonconformity(score="logit_gap:low"),
         calibration=CalibrationFacts(
             id=calibration.id,
             n=n,
@@ -239,7 +242,14 @@ def damage_calibration_bytes(folder: Path) -> None:
             "not those of n = 199",
         ),
         (lambda f: edit_manifest(f, lambda m: m["inputs"][0].update(shape=[1, 8, 8])), "must be -1 followed by"),
-        (lambda f: edit_manifest(f, lambda m: m["nonconformity"].update(diagnostic="magic")), "not a diagnostic"),
+        (
+            lambda f: edit_manifest(f, lambda m: m["nonconformity"].update(diagnostic="magic")),
+            "'magic:low' is not a score",
+        ),
+        (
+            lambda f: edit_manifest(f, lambda m: m.update(nonconformity={"score": "kl-matching"})),
+            r"the entry of score\.npz is missing",
+        ),
     ],
 )
 def test_damage_is_named(tmp_path: Path, damage: Callable[[Path], object], message: str) -> None:
@@ -273,3 +283,36 @@ def test_the_golden_manifest_of_format_1_still_reads() -> None:
     text = GOLDEN_MANIFEST.read_text()
     found = Manifest.model_validate_json(text)
     assert json.loads(found.model_dump_json()) == json.loads(text)
+
+
+@pytest.mark.parametrize(
+    ("score", "written", "shown"),
+    [
+        ("logit_gap:low", {"diagnostic": "logit_gap", "strange": "low"}, "−logit_gap"),
+        ("energy:high", {"diagnostic": "energy", "strange": "high"}, "energy"),
+        ("logit_gap:two-sided", {"score": "logit_gap:two-sided"}, "logit_gap:two-sided"),
+        ("gen", {"score": "gen"}, "gen"),
+    ],
+)
+def test_a_score_is_written_as_readers_before_there_were_others_know_it(
+    score: str, written: dict[str, str], shown: str
+) -> None:
+    nonconformity = Nonconformity(score=score)
+    assert json.loads(nonconformity.model_dump_json()) == written
+    assert Nonconformity.model_validate(written) == nonconformity
+    assert str(nonconformity) == shown
+
+
+def test_a_fitted_score_is_sealed_with_what_was_fitted(tmp_path: Path) -> None:
+    logits = np.random.default_rng(0).normal(size=(200, 3))
+    score = KLMatching.fit(logits)
+    with Repository(tmp_path).new_version("digits") as draft:
+        facts = fill(draft).model_copy(update={"nonconformity": Nonconformity(score="kl-matching")})
+        with pytest.raises(BundleError, match=r"the entry of score\.npz is missing"):
+            draft.seal(facts)
+        write_score(draft.folder / SCORE, score)
+        bundle = draft.seal(facts)
+    np.testing.assert_array_equal(bundle.score()(logits), score(logits))
+    (bundle.folder / SCORE).write_bytes(b"something else")
+    with pytest.raises(BundleError, match=r"score\.npz is truncated"):
+        load_bundle(bundle.folder)

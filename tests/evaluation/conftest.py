@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from rich.progress import Progress
 
-from softrisk_core.manifest import Nonconformity
 from softrisk_core.repository import Repository
 from softrisk_evaluation.experiments import study
 from softrisk_evaluation.experiments.study import Study
@@ -47,7 +46,7 @@ def sealed(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with version 1 of the model `digits`; not to be written to."""
     repository = tmp_path_factory.mktemp("sealed") / "models"
     source, rows = checkpoint_source(checkpoint, None)
-    score = Nonconformity(diagnostic="logit_gap", strange="low")
+    score = "logit_gap:low"
     seal(Repository(repository), "digits", source, rows, score, ALPHA)
     return repository
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from softrisk_core.bundle import Bundle
-from softrisk_core.manifest import Nonconformity
 from softrisk_core.repository import Repository
 from softrisk_export.checkpoint_source import checkpoint_source
 from softrisk_export.seal import seal
@@ -53,5 +52,5 @@ def checkpoint_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bundle(checkpoint_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The checkpoint, exported; not to be changed."""
     source, rows = checkpoint_source(checkpoint_path, None)
-    score = Nonconformity(diagnostic="logit_gap", strange="low")
+    score = "logit_gap:low"
     return seal(Repository(tmp_path_factory.mktemp("models")), "digits", source, rows, score, 0.05).bundle

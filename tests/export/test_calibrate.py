@@ -6,24 +6,25 @@ from softrisk_core.bundle import CalibrationArrays
 from softrisk_core.conformal import confident_rank, marginal_rank
 from softrisk_core.diagnostics import DIAGNOSTICS, diagnose
 from softrisk_core.errors import CalibrationError
-from softrisk_core.manifest import Nonconformity
-from softrisk_export.calibrate import calibration_arrays, calibration_facts, parse_nonconformity
+from softrisk_core.scores.catalogue import find_score
+from softrisk_export.calibrate import calibration_arrays, calibration_facts
 from softrisk_export.runtime import Outputs
 
-LOW_GAP = Nonconformity(diagnostic="logit_gap", strange="low")
+LOW_GAP = "logit_gap:low"
 NONE = np.empty(0, np.uint64)
 
 
-def outputs_of(logits: NDArray[np.float32]) -> Outputs:
-    return {"logits": logits, **{name: values.astype(np.float32) for name, values in diagnose(logits).items()}}
+def outputs_of(logits: NDArray[np.float32], score: str = LOW_GAP) -> Outputs:
+    values = {**diagnose(logits), "nonconformity": find_score(score).load({})(logits)}
+    return {"logits": logits, **{name: each.astype(np.float32) for name, each in values.items()}}
 
 
-def clean(n: int, classes: int = 5) -> Outputs:
-    return outputs_of(np.random.default_rng(n).normal(size=(n, classes)).astype(np.float32))
+def clean(n: int, classes: int = 5, score: str = LOW_GAP) -> Outputs:
+    return outputs_of(np.random.default_rng(n).normal(size=(n, classes)).astype(np.float32), score)
 
 
 def calibrated(n: int) -> CalibrationArrays:
-    return calibration_arrays(clean(n), LOW_GAP, rows=np.arange(n, dtype=np.uint64), seen_rows=NONE)
+    return calibration_arrays(clean(n), LOW_GAP, rows=np.arange(n, dtype=np.uint64), fit_rows=NONE, seen_rows=NONE)
 
 
 def test_scores_are_ascending_and_histograms_hold_every_row() -> None:
@@ -38,7 +39,7 @@ def test_quantiles_can_be_read_off_the_histogram_of_a_skewed_diagnostic() -> Non
     logits[:, 3] += np.random.default_rng(1).gamma(4, 5, 2001).astype(np.float32)
     outputs = outputs_of(logits)
     rows = np.arange(2001, dtype=np.uint64)
-    arrays = calibration_arrays(outputs, LOW_GAP, rows=rows, seen_rows=NONE)
+    arrays = calibration_arrays(outputs, LOW_GAP, rows=rows, fit_rows=NONE, seen_rows=NONE)
     for name, (edges, counts) in arrays.histograms.items():
         values = outputs[name].astype(np.float64)
         assert (np.diff(edges) > 0).all()
@@ -52,7 +53,9 @@ def test_quantiles_can_be_read_off_the_histogram_of_a_skewed_diagnostic() -> Non
 
 def test_the_histogram_of_a_constant_is_one_bin() -> None:
     # Two classes leave a single one beside the label.
-    arrays = calibration_arrays(clean(60, classes=2), LOW_GAP, rows=np.arange(60, dtype=np.uint64), seen_rows=NONE)
+    arrays = calibration_arrays(
+        clean(60, classes=2), LOW_GAP, rows=np.arange(60, dtype=np.uint64), fit_rows=NONE, seen_rows=NONE
+    )
     edges, counts = arrays.histograms["dispersion"]
     assert (edges.tolist(), counts.tolist()) == ([0, 0], [60])
 
@@ -67,7 +70,7 @@ def test_facts_list_every_level_that_the_calibration_serves() -> None:
 def test_rows_seen_in_training_are_counted_and_refused() -> None:
     rows = np.arange(60, dtype=np.uint64)
     with pytest.raises(CalibrationError, match=r"^13 of the 60 calibration rows were used to train"):
-        calibration_arrays(clean(60), LOW_GAP, rows=rows, seen_rows=np.arange(47, 200, dtype=np.uint64))
+        calibration_arrays(clean(60), LOW_GAP, rows=rows, fit_rows=NONE, seen_rows=np.arange(47, 200, dtype=np.uint64))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -76,17 +79,18 @@ def test_logits_that_are_not_finite_are_counted_and_refused(value: float) -> Non
     outputs["logits"] = outputs["logits"].copy()
     outputs["logits"][7:10, 1] = value
     with pytest.raises(CalibrationError, match="the logits of 3 of the 60 calibration rows are not finite"):
-        calibration_arrays(outputs, LOW_GAP, rows=np.arange(60, dtype=np.uint64), seen_rows=NONE)
+        calibration_arrays(outputs, LOW_GAP, rows=np.arange(60, dtype=np.uint64), fit_rows=NONE, seen_rows=NONE)
 
 
 @pytest.mark.parametrize("diagnostic", ["dispersion", "softmax_dispersion", "complement_entropy"])
 def test_a_diagnostic_that_says_nothing_is_refused(diagnostic: str) -> None:
     # Two classes leave a single one beside the label.
-    with pytest.raises(CalibrationError, match=f"{diagnostic} has the same value, .* on all 60 calibration rows"):
+    with pytest.raises(CalibrationError, match=f"{diagnostic}:low has the same value, .* on all 60 calibration rows"):
         calibration_arrays(
-            clean(60, classes=2),
-            Nonconformity(diagnostic=diagnostic, strange="low"),
+            clean(60, classes=2, score=f"{diagnostic}:low"),
+            f"{diagnostic}:low",
             rows=np.arange(60, dtype=np.uint64),
+            fit_rows=NONE,
             seen_rows=NONE,
         )
 
@@ -94,15 +98,12 @@ def test_a_diagnostic_that_says_nothing_is_refused(diagnostic: str) -> None:
 def test_rows_of_one_content_are_refused_as_such() -> None:
     same = outputs_of(np.repeat(np.arange(5, dtype=np.float32)[None], 60, axis=0))
     with pytest.raises(CalibrationError, match="all 60 calibration rows have the same content"):
-        calibration_arrays(same, LOW_GAP, rows=np.zeros(60, np.uint64), seen_rows=NONE)
+        calibration_arrays(same, LOW_GAP, rows=np.zeros(60, np.uint64), fit_rows=NONE, seen_rows=NONE)
 
 
-def test_a_score_is_read_as_it_is_typed() -> None:
-    assert parse_nonconformity("logit_gap:low") == LOW_GAP
-    assert parse_nonconformity("energy:high") == Nonconformity(diagnostic="energy", strange="high")
-
-
-@pytest.mark.parametrize("text", ["logit_gap", "gap:low", "logit_gap:both", "", "logit_gap:low:high"])
-def test_any_other_score_is_refused_with_the_known_ones(text: str) -> None:
-    with pytest.raises(CalibrationError, match="one of top2_gap, logit_gap"):
-        parse_nonconformity(text)
+def test_rows_of_a_fit_must_be_new_to_the_model_as_well() -> None:
+    rows = np.arange(60, dtype=np.uint64)
+    with pytest.raises(CalibrationError, match=r"^5 of the 80 calibration rows were used to train"):
+        calibration_arrays(
+            clean(60), LOW_GAP, rows=rows, fit_rows=np.arange(60, 80, dtype=np.uint64), seen_rows=rows + np.uint64(75)
+        )

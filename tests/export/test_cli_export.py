@@ -89,6 +89,28 @@ def test_calibrate_makes_the_next_version(first_version: Path, own_data: Path) -
     np.testing.assert_array_equal(after["nonconformity"], after["dispersion"])
 
 
+@pytest.mark.parametrize("score", ["logit_gap:two-sided", "kl-matching", "logit-profile"])
+def test_a_fitted_score_is_calibrated_on_other_rows_than_it_was_fitted_on(
+    first_version: Path, own_data: Path, score: str
+) -> None:
+    rows = len(np.load(own_data)["images"])
+    run(cli_calibrate.app, first_version, "--data", own_data, "--score", score)
+    bundle = load_bundle(first_version.parent / "2")
+    facts, arrays = bundle.manifest.calibration, bundle.calibration()
+    assert facts.n == rows - rows // 5
+    assert facts.data == f"own.npz, all rows but {rows // 5} that fit {score}"
+    assert arrays.fit_rows.size == rows // 5
+    assert not np.isin(arrays.fit_rows, arrays.calibration_rows).any()
+    images = np.random.default_rng(0).random((5, 1, 8, 8), dtype=np.float32)
+    outputs = Runner(bundle.model_path.read_bytes())(images)
+    np.testing.assert_allclose(outputs["nonconformity"], bundle.score()(outputs["logits"]), rtol=1e-4, atol=1e-4)
+    # The next version asks for the same score, and fits it to the same rows.
+    run(cli_calibrate.app, bundle.folder, "--data", own_data)
+    again = load_bundle(first_version.parent / "3")
+    assert again.manifest.files["score.npz"] == bundle.manifest.files["score.npz"]
+    assert again.manifest.calibration == facts
+
+
 def test_a_calibration_needs_no_labels(first_version: Path, own_data: Path, tmp_path: Path) -> None:
     images = np.load(own_data)["images"][:, 0]
     (tmp_path / "traffic").mkdir()

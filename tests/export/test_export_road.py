@@ -15,7 +15,7 @@ from softrisk_core.bundle import GOLDEN_ROWS, Bundle, load_bundle
 from softrisk_core.conformal import ranks
 from softrisk_core.diagnostics import DIAGNOSTICS, diagnose
 from softrisk_core.errors import CalibrationError
-from softrisk_core.manifest import OUTPUTS, Nonconformity
+from softrisk_core.manifest import OUTPUTS
 from softrisk_core.repository import Repository
 from softrisk_export.checkpoint_source import OPSET, checkpoint_source
 from softrisk_export.runtime import Runner
@@ -25,7 +25,7 @@ from softrisk_training.checkpoint import build_model, load_checkpoint
 from softrisk_training.data import load_data
 from softrisk_training.errors import DataError
 
-LOW_GAP = Nonconformity(diagnostic="logit_gap", strange="low")
+LOW_GAP = "logit_gap:low"
 
 
 def test_the_bundle_says_what_it_is(bundle: Bundle) -> None:

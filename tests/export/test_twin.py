@@ -19,7 +19,7 @@ from softrisk_core.bundle import Bundle, load_bundle
 from softrisk_core.conformal import ranks
 from softrisk_core.diagnostics import diagnose
 from softrisk_core.errors import CalibrationError
-from softrisk_core.manifest import OUTPUTS, ImageInput, InputSpec, ModelFacts, Nonconformity
+from softrisk_core.manifest import OUTPUTS, ImageInput, InputSpec, ModelFacts
 from softrisk_core.repository import Repository
 from softrisk_core.rows import digest_rows
 from softrisk_export import cli_calibrate
@@ -77,7 +77,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
         seen_rows=data.digests(np.arange(1000)),
     )
     folder = tmp_path_factory.mktemp("twins")
-    score = Nonconformity(diagnostic="logit_gap", strange="low")
+    score = "logit_gap:low"
     rows = np.arange(1000, len(data.images))
     seal(Repository(folder), "digits", source, CleanRows.of(data, rows), score, 0.05)
     np.savez(folder / "own.npz", images=data.images[rows], labels=data.labels[rows])

@@ -33,36 +33,40 @@ def inputs() -> NDArray[np.float32]:
 
 def test_a_faithful_graph_passes_with_its_differences(bundle: Bundle) -> None:
     run = Runner(bundle.model_path.read_bytes())
-    parity = check_parity(run, lambda batch: run(batch)["logits"] + np.float32(1e-5), inputs(), difference=0.5)
+    parity = check_parity(
+        run, lambda batch: run(batch)["logits"] + np.float32(1e-5), bundle.score(), inputs(), difference=0.5
+    )
     assert parity.source == pytest.approx(0.5 + 1e-5, rel=1e-3)
     assert 0 < parity.reference < 1e-5
 
 
-@pytest.mark.parametrize("output", ["top2_gap", "dispersion", "entropy", "complement_entropy", "probabilities"])
+@pytest.mark.parametrize(
+    "output", ["top2_gap", "dispersion", "entropy", "complement_entropy", "probabilities", "nonconformity"]
+)
 @pytest.mark.parametrize("least", [1, 7, 64])
 def test_a_difference_from_the_reference_names_output_and_batch(bundle: Bundle, output: str, least: int) -> None:
     run = Altered(bundle.model_path.read_bytes(), output, 0.001, least)
     with pytest.raises(ParityError, match=rf"output {output} .* NumPy reference at batch size {least}: .* 0\.001"):
-        check_parity(run, lambda batch: run(batch)["logits"].astype(np.float32), inputs())
+        check_parity(run, lambda batch: run(batch)["logits"].astype(np.float32), bundle.score(), inputs())
 
 
 @pytest.mark.parametrize("by", [0.01, np.nan])
 def test_a_difference_from_the_source_is_an_error(bundle: Bundle, by: float) -> None:
     run = Runner(bundle.model_path.read_bytes())
     with pytest.raises(ParityError, match="output logits differs from the source model at batch size 1"):
-        check_parity(run, lambda batch: run(batch)["logits"] + np.float32(by), inputs())
+        check_parity(run, lambda batch: run(batch)["logits"] + np.float32(by), bundle.score(), inputs())
 
 
 def test_another_number_of_classes_is_an_error(bundle: Bundle) -> None:
     run = Runner(bundle.model_path.read_bytes())
     with pytest.raises(ParityError, match=r"shape \(1, 10\) at batch size 1, the source model gives \(1, 9\)"):
-        check_parity(run, lambda batch: run(batch)["logits"][:, :9].astype(np.float32), inputs())
+        check_parity(run, lambda batch: run(batch)["logits"][:, :9].astype(np.float32), bundle.score(), inputs())
 
 
 def test_another_label_is_an_error(bundle: Bundle) -> None:
     run = Altered(bundle.model_path.read_bytes(), "label", 1, least=2)
     with pytest.raises(ParityError, match="label differs from the largest logit at batch size 2"):
-        check_parity(run, lambda batch: run(batch)["logits"].astype(np.float32), inputs())
+        check_parity(run, lambda batch: run(batch)["logits"].astype(np.float32), bundle.score(), inputs())
 
 
 @pytest.mark.parametrize(

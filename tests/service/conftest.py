@@ -199,7 +199,7 @@ def _make_bundle(
                 classes=CLASSES,
                 opset=18,
                 model=ModelFacts(origin="onnx", architecture="linear"),
-                nonconformity=Nonconformity(diagnostic="logit_gap", strange="low"),
+                nonconformity=Nonconformity(score="logit_gap:low"),
                 calibration=CalibrationFacts(id=calibration.id, n=n, alpha=alpha, levels=(level,), data="tests"),
                 parity=Parity(
                     tolerance=Tolerance(absolute=1e-4, relative=1e-3), batch_sizes=(1, 64), source=0.0, reference=0.0
