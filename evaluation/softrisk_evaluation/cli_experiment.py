@@ -26,6 +26,7 @@ from softrisk_evaluation.experiments.findings import PAGE, Findings, publish
 from softrisk_evaluation.experiments.recipes import SECONDS, recipe
 from softrisk_evaluation.experiments.setup import Setup
 from softrisk_evaluation.experiments.study import Study
+from softrisk_evaluation.experiments.task import rows_of
 from softrisk_evaluation.tables import to_rich
 from softrisk_training.checkpoint import tool_versions
 
@@ -65,17 +66,15 @@ def experiment_command(
         Path, typer.Option(help="Folder in which finished pieces are kept: an interrupted experiment goes on there.")
     ] = Path("runs"),
     jobs: Annotated[int, typer.Option(min=1, help="Processes, each with one thread.")] = 2,
-    # One would be its own twin, and have no spread.
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Trainings of each arm. Default: 3 for grey images, 2 for coloured ones.")
     ] = None,
     images: Annotated[
         int | None, typer.Option(min=1, help="Test images that are attacked for each arm. Default: 100.")
     ] = None,
-    # t-SNE of these, clean and attacked, needs more points than its perplexity of 30.
     headline_images: Annotated[
         int | None,
-        typer.Option(min=16, help="The same for the arms of the headline. Default: 200, or 500 if coloured."),
+        typer.Option(min=1, help="The same for the arms of the headline. Default: 200, or 500 if coloured."),
     ] = None,
     architecture: Annotated[str | None, typer.Option(help="Default: what suits the images.")] = None,
     width: Annotated[int | None, typer.Option(min=1, help="Filters of the first layer. Default: 16.")] = None,
@@ -111,7 +110,7 @@ def experiment_command(
         seeds=seeds or budget.seeds,
         images=images or budget.images,
         headline_images=headline_images or budget.headline_images,
-    )
+    ).within(rows_of(data)[1])
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

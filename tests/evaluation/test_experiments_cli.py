@@ -11,6 +11,7 @@ from softrisk_evaluation import cli_experiment
 from softrisk_evaluation.cli_experiment import EXPERIMENTS, app
 from softrisk_evaluation.experiments.findings import PAGE, RESULT, Findings
 from softrisk_evaluation.experiments.setup import Setup
+from softrisk_evaluation.experiments.task import rows_of
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Result:
@@ -66,3 +67,17 @@ def test_an_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, tmp_
     assert result.exit_code == 130
     assert f"what is finished is kept in {work}" in result.output
     assert not (tmp_path / "found").exists()
+
+
+def test_no_more_images_are_announced_than_there_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    budgets = []
+
+    def seen(setup: Setup) -> Findings:
+        budgets.append(setup.budget)
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli_experiment.EXPERIMENTS, "controls", seen)
+    options = ["--images", "5000", "--headline-images", "5000", "--work", str(tmp_path)]
+    run(monkeypatch, "controls", *options)
+    test_rows = len(rows_of("digits")[1].test)
+    assert (budgets[0].images, budgets[0].headline_images) == (test_rows, test_rows)

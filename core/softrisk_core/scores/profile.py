@@ -50,8 +50,8 @@ class LogitProfile(Score):
         rows, size = profiles.shape
         if rows < _ROWS_A_STEP * size:
             raise CalibrationError(
-                f"the logit profile needs {_ROWS_A_STEP * size} rows to fit its {size} variances and their correlations, and "
-                f"{rows} are set apart for it: give more clean data, or another score"
+                f"the logit profile needs {_ROWS_A_STEP * size} rows to fit its {size} variances and their "
+                f"correlations, and {rows} are set apart for it: give more clean data, or another score"
             )
         means = np.tile(profiles.mean(axis=0), (z.shape[1], 1))
         for label in range(z.shape[1]):

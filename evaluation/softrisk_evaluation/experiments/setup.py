@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from softrisk_attacks.suite import Effort
 from softrisk_evaluation.experiments.study import Study
 from softrisk_evaluation.experiments.task import BATCH_SIZE, Arm, Task, rows_of
 from softrisk_training.adversarial import AdversaryKind
+from softrisk_training.data import Splits
 from softrisk_training.losses import DRSLForm
 
 
@@ -41,6 +42,17 @@ class Budget:
     headline_effort: Effort
     described_images: int
     inner_steps: int
+
+    def within(self, splits: Splits) -> "Budget":
+        """No more images than there are, so that a page says how many were attacked."""
+        test = len(splits.test)
+        return replace(
+            self,
+            sweep_images=min(self.sweep_images, len(splits.selection)),
+            images=min(self.images, test),
+            headline_images=min(self.headline_images, test),
+            described_images=min(self.described_images, test),
+        )
 
 
 def in_words(effort: Effort) -> str:
