@@ -68,8 +68,8 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
         )
     yield (
         "parity",
-        f"logits within {parity.source:.1e} of the source, diagnostics within {parity.reference:.1e} of float64 "
-        f"(batches {', '.join(map(str, parity.batch_sizes))})",
+        f"logits within {parity.source:.1e} of the source, diagnostics and score within {parity.reference:.1e} of "
+        f"float64 (batches {', '.join(map(str, parity.batch_sizes))})",
     )
     yield "files", ", ".join(f"{name} {entry.bytes:,} B" for name, entry in manifest.files.items())
     yield "report", "yes" if (bundle.folder / REPORT).is_dir() else "none yet: softrisk evaluate writes it"

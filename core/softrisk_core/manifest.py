@@ -1,9 +1,9 @@
 """`manifest.json`: what a bundle is, format 1.
 
 The format is an integer. It is raised whenever a field is added, removed or changes its meaning; a reader accepts
-its own format and refuses a newer one with the version that wrote it. Unknown fields are refused, so that nothing
-in a manifest is silently ignored. `model.precision` and scores other than one side of a diagnostic are younger than
-format 1 and left out wherever they say nothing new.
+its own format and older ones, and refuses a newer one with the version that wrote it. Unknown fields are refused, so
+that nothing in a manifest is silently ignored. `model.precision` is younger than format 1 and left out wherever it says
+nothing new. Format 2 has scores other than one side of a diagnostic; what has none of them is written in format 1.
 """
 
 from datetime import datetime
@@ -25,7 +25,8 @@ from softrisk_core.errors import CalibrationError
 from softrisk_core.scores.catalogue import find_score
 
 FORMAT: Final = "softrisk-bundle"
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
+"""The newest that is read."""
 
 NAME_PATTERN: Final = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 
@@ -114,8 +115,8 @@ class ModelFacts(_Part):
 class Nonconformity(_Part):
     """The score whose rank is the risk. What was fitted for it is in `score.npz`.
 
-    One side of one diagnostic is written as `{"diagnostic": …, "strange": "low" | "high"}`, as it always was; any other
-    score as `{"score": …}`, which a reader from before there were others refuses.
+    One side of one diagnostic is written as `{"diagnostic": …, "strange": "low" | "high"}`, as in format 1; any other
+    score as `{"score": …}`.
     """
 
     score: str
@@ -124,6 +125,8 @@ class Nonconformity(_Part):
     @classmethod
     def _one_side_of_a_diagnostic(cls, fields: Any) -> Any:
         if isinstance(fields, dict) and fields.keys() == {"diagnostic", "strange"}:
+            if fields["strange"] not in ("low", "high"):
+                raise ValueError(f"strange must be 'low' or 'high', got {fields['strange']!r}")
             return {"score": f"{fields['diagnostic']}:{fields['strange']}"}
         return fields
 
@@ -140,6 +143,11 @@ class Nonconformity(_Part):
     def _as_it_always_was(self) -> dict[str, str]:
         diagnostic, _, side = self.score.partition(":")
         return {"diagnostic": diagnostic, "strange": side} if side in ("low", "high") else {"score": self.score}
+
+    @property
+    def format_version(self) -> Literal[1, 2]:
+        """The oldest format that can say it."""
+        return 1 if self.score.endswith((":low", ":high")) else 2
 
     def __str__(self) -> str:
         diagnostic, _, side = self.score.partition(":")
@@ -195,7 +203,7 @@ class Parity(_Part):
     source: float
     """Largest absolute difference of logits from the exported model (torch, or the ONNX file as it came)."""
     reference: float
-    """Largest absolute difference of a diagnostic from the float64 NumPy reference."""
+    """Largest absolute difference of a diagnostic, or of the score, from the float64 NumPy reference."""
 
 
 class FileEntry(_Part):
@@ -209,7 +217,7 @@ class Manifest(_Part):
     """The whole of `manifest.json`."""
 
     format: Literal["softrisk-bundle"] = FORMAT
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Literal[1, 2]
     name: Annotated[str, Field(pattern=rf"^{NAME_PATTERN}$")]
     version: Positive
     created_at: datetime

@@ -1,4 +1,4 @@
-"""The scores of the literature that stand beside the bundle's own in every table of detection."""
+"""The scores, most of them of the literature, that stand beside the bundle's own in every table of detection."""
 
 from typing import Final
 
@@ -9,11 +9,10 @@ from softrisk_core.errors import CalibrationError
 from softrisk_core.scores.catalogue import find_score
 from softrisk_core.scores.score import Score
 from softrisk_evaluation.artifact import Artifact
+from softrisk_export.fit import FIT_ROWS
 
 PUBLISHED: Final = ("msp", "doctor", "gen", "kl-matching", "logit-profile", "logit_gap:two-sided")
 """Max logit, energy, entropy and non-ME are diagnostics, and in the tables as such."""
-
-FIT_ROWS: Final = 2000
 
 
 def published_scores(artifact: Artifact, selection: NDArray[np.float32] | None) -> list[Score]:
@@ -26,7 +25,11 @@ def published_scores(artifact: Artifact, selection: NDArray[np.float32] | None) 
     Returns:
         In the order of `PUBLISHED`; without those whose parameters these inputs do not determine.
     """
-    logits = None if selection is None else artifact.logits(selection[:FIT_ROWS])
+    logits = None
+    if selection is not None:
+        # Rows may lie class by class.
+        spread = np.linspace(0, len(selection) - 1, min(FIT_ROWS, len(selection))).astype(np.int64)
+        logits = artifact.logits(selection[spread])
     scores = []
     for recipe in map(find_score, PUBLISHED):
         if recipe.fit is None:

@@ -186,8 +186,8 @@ def _detection(attack: AttackResult, clean: int) -> Section:
         note=f"First three figures: {attack.successful} successful attacks; last three: all {attack.robust.trials} "
         f"attacked images; each against all {clean} clean test images. TPR of scores: at the threshold that flags 1 % "
         "or 5 % of those. Flagged: by the bundle itself at α = 0.01 and 0.05, rank ≤ ⌊α(n + 1)⌋ on its calibration. "
-        "−: low values are strange. Below the diagnostics: published scores, fitted on selection rows where they have "
-        "something to fit.",
+        "−: low values are strange. Below the diagnostics: published scores. What they have to fit is fitted on the "
+        "checkpoint's selection rows; a score that these do not determine, or without them (--data), is left out.",
     )
 
 

@@ -1,6 +1,6 @@
 """From the outputs of the exported graph on clean data to a calibration."""
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from softrisk_core.diagnostics import DIAGNOSTICS
 from softrisk_core.errors import CalibrationError
 from softrisk_core.manifest import CalibrationFacts, Level
 from softrisk_core.rows import count_overlap
-from softrisk_core.scores.catalogue import SCORES
+from softrisk_core.scores.catalogue import KINDS
 from softrisk_export.runtime import Outputs
 
 LEVELS: Final = (0.001, 0.005, 0.01, 0.05, 0.1)
@@ -49,12 +49,7 @@ def calibration_arrays(
             "seen a model is surer than on new ones, and the promised false-alarm rate would not hold: give clean "
             "data that it has not seen"
         )
-    broken = int((~np.isfinite(outputs["logits"].astype(np.float64))).any(axis=1).sum())
-    if broken:
-        raise CalibrationError(
-            f"the logits of {broken} of the {rows.size} calibration rows are not finite; check that the values of "
-            "the data are in the range that the model was trained on"
-        )
+    refuse_broken(outputs["logits"])
     values = outputs["nonconformity"].astype(np.float32)
     if not np.isfinite(values).all():
         raise CalibrationError(f"{score} is not finite on all calibration rows; choose another score")
@@ -65,7 +60,7 @@ def calibration_arrays(
             )
         raise CalibrationError(
             f"{score} has the same value, {values[0]:g}, on all {values.size} calibration rows and can tell nothing "
-            f"strange; choose another score: {', '.join(SCORES)}"
+            f"strange; choose another score: {KINDS}"
         )
     return CalibrationArrays(
         scores=np.sort(values),
@@ -74,6 +69,20 @@ def calibration_arrays(
         calibration_rows=rows,
         fit_rows=fit_rows,
     )
+
+
+def refuse_broken(logits: NDArray[Any]) -> None:
+    """Refuse logits, shape (n, C), that are not finite.
+
+    Raises:
+        CalibrationError: With the number of their rows.
+    """
+    broken = int((~np.isfinite(logits.astype(np.float64))).any(axis=1).sum())
+    if broken:
+        raise CalibrationError(
+            f"the logits of {broken} of the {len(logits)} calibration rows are not finite; check that the values of "
+            "the data are in the range that the model was trained on"
+        )
 
 
 def calibration_facts(arrays: CalibrationArrays, alpha: float, data: str) -> CalibrationFacts:

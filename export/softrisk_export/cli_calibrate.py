@@ -44,9 +44,12 @@ def calibrate_command(
 ) -> None:
     """Make the next version of a bundle, calibrated on your own clean data, without training."""
     old = load_bundle(resolve(bundle))
-    score = find_score(score or old.manifest.nonconformity.score).name
+    score = find_score(old.manifest.nonconformity.score if score is None else score).name
     home = old.folder.resolve().parent
     source, rows, change = bundle_source(old), CleanRows.of(load_images(data)), None
+    if source.facts.precision == "int8":
+        # The ranges of an int8 twin were fitted on some of these.
+        rows = rows.without(old.calibration().fit_rows, "fit the twin")
     if precision is not None:
         from softrisk_export.twin import twin  # the quantiser takes a second to import
 

@@ -8,11 +8,13 @@ from typing import Final
 
 from softrisk_core.scores.catalogue import find_score
 from softrisk_core.scores.score import Score
+from softrisk_export.calibrate import refuse_broken
 from softrisk_export.runtime import Runner
 from softrisk_export.source import CleanRows, Source
 
 FIT_ROWS: Final = 2000
-"""At most so many rows, and at most a fifth of all, fit a score."""
+FIT_ROWS_A_CLASS: Final = 20
+"""At most so many rows, the larger of both, and at most a fifth of all, fit a score."""
 
 
 def fit_score(name: str, source: Source, rows: CleanRows) -> tuple[Score, CleanRows]:
@@ -29,5 +31,8 @@ def fit_score(name: str, source: Source, rows: CleanRows) -> tuple[Score, CleanR
     recipe = find_score(name)
     if recipe.fit is None:
         return recipe.load({}), rows
-    shown, left = rows.set_apart(min(FIT_ROWS, len(rows.inputs) // 5), f"fit {name}")
-    return recipe.fit(Runner(source.model).over(shown.inputs, ["logits"])["logits"]), left
+    wanted = max(FIT_ROWS, FIT_ROWS_A_CLASS * len(source.classes))
+    shown, left = rows.set_apart(min(wanted, len(rows.inputs) // 5), f"fit {name}")
+    logits = Runner(source.model).over(shown.inputs, ["logits"])["logits"]
+    refuse_broken(logits)
+    return recipe.fit(logits), left

@@ -16,7 +16,8 @@ from rich.progress import Progress
 from softrisk_core import __version__
 from softrisk_core.bundle import CALIBRATION, GOLDEN, GOLDEN_ROWS, MODEL, SCORE, Bundle, write_golden, write_score
 from softrisk_core.conformal import rank_limit
-from softrisk_core.manifest import FORMAT_VERSION, CalibrationFacts, Manifest, Nonconformity
+from softrisk_core.errors import CalibrationError
+from softrisk_core.manifest import CalibrationFacts, Manifest, Nonconformity
 from softrisk_core.repository import Repository
 from softrisk_core.rows import digest_rows
 from softrisk_export.calibrate import calibration_arrays, calibration_facts
@@ -59,8 +60,14 @@ def seal(repository: Repository, name: str, source: Source, rows: CleanRows, sco
         BundleError: If the name is invalid or the repository cannot be written.
     """
     check_shape(rows, source.input)
+    given = len(rows.inputs)
     fitted, rows = fit_score(score, source, rows)
-    limit = rank_limit(alpha, len(rows.inputs))
+    try:
+        limit = rank_limit(alpha, len(rows.inputs))
+    except CalibrationError as error:
+        if (gone := given - len(rows.inputs)) == 0:
+            raise
+        raise CalibrationError(f"{error}; {gone} of the {given} rows fit {score} and calibrate nothing") from error
     scored = with_score(source.model, fitted)
     outputs = _over(Runner(scored), rows.inputs, "scoring clean rows")
     arrays = calibration_arrays(
@@ -83,6 +90,7 @@ def seal(repository: Repository, name: str, source: Source, rows: CleanRows, sco
         write_golden(draft.folder / GOLDEN, {source.input.name: golden}, run(golden))
         bundle = draft.seal(
             Manifest(
+                format_version=Nonconformity(score=score).format_version,
                 name=name,
                 version=draft.version,
                 created_at=datetime.now(UTC),
@@ -115,7 +123,7 @@ def _describe(model: onnx.ModelProto, name: str, score: str, facts: CalibrationF
     model.producer_name = "softrisk"
     model.producer_version = __version__
     properties = {
-        "softrisk.format_version": str(FORMAT_VERSION),
+        "softrisk.format_version": str(Nonconformity(score=score).format_version),
         "softrisk.name": name,
         "softrisk.nonconformity": score,
         "softrisk.calibration.id": facts.id,

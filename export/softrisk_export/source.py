@@ -74,7 +74,10 @@ class CleanRows:
         return replace(self, inputs=self.inputs[rows], labels=labels)
 
     def set_apart(self, count: int, purpose: str) -> tuple["CleanRows", "CleanRows"]:
-        """Rows from all over the data for something else than calibration, and those of the rest that repeat none.
+        """Rows from all over the data for something else than calibration, and the rest.
+
+        The rest keeps rows that repeat the content of one that was set apart: contents that come again and again in the
+        traffic must be as frequent among the calibration rows, or each of them is taken for strange.
 
         Args:
             count: How many; at least one is taken.
@@ -84,16 +87,30 @@ class CleanRows:
             CalibrationError: If no row is left.
         """
         n = len(self.inputs)
-        chosen = np.linspace(0, n - 1, max(1, count)).astype(np.int64)
-        digests = digest_rows(self.inputs)
-        left = self.at(np.flatnonzero(~np.isin(digests, digests[chosen])))
+        chosen = np.unique(np.linspace(0, n - 1, max(1, count)).astype(np.int64))
+        digests = digest_rows(self.inputs[chosen])
+        left = self.at(np.setdiff1d(np.arange(n), chosen))
         if not len(left.inputs):
             raise CalibrationError(
-                f"{self.data} leave no row to calibrate on beside those that {purpose}; give more clean data, as "
-                "varied as your traffic"
+                f"{self.data} leave no row to calibrate on beside those that {purpose}; give more clean data"
             )
         data = f"{self.data} but {n - len(left.inputs)} that {purpose}"
-        return self.at(chosen), replace(left, data=data, apart=np.concatenate([self.apart, digests[chosen]]))
+        return self.at(chosen), replace(left, data=data, apart=np.concatenate([self.apart, digests]))
+
+    def without(self, digests: NDArray[np.uint64], purpose: str) -> "CleanRows":
+        """The rows but those of these digests, as often as each of them is given, for the reason of `set_apart`."""
+        wanted, counts = np.unique(digests, return_counts=True)
+        left = dict(zip(wanted.tolist(), counts.tolist(), strict=True))
+        keep = np.ones(len(self.inputs), np.bool_)
+        for row, digest in enumerate(digest_rows(self.inputs).tolist()):
+            if left.get(digest, 0):
+                left[digest] -= 1
+                keep[row] = False
+        if keep.all():
+            return self
+        gone = digest_rows(self.inputs[~keep])
+        data = f"{self.data} but {gone.size} that {purpose}"
+        return replace(self.at(np.flatnonzero(keep)), data=data, apart=np.concatenate([self.apart, gone]))
 
     def accuracy(self, predicted: NDArray[np.int64], classes: tuple[str, ...]) -> float | None:
         """Share of right predictions, in [0, 1].

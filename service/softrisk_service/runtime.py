@@ -24,9 +24,13 @@ _TRIALS: Final = 20
 _TRIAL_SECONDS: Final = 0.02
 """Most time for it, but at least one run."""
 
-_COMPARED: Final = ("logits", "probabilities", *DIAGNOSTICS, "nonconformity")
+_COMPARED: Final = ("logits", "probabilities", *DIAGNOSTICS)
 _RANKED: Final = ("rank", "flagged")
-_FLOATS: Final = (*_COMPARED, "p_value", "risk_score")
+_FLOATS: Final = (*_COMPARED, "nonconformity", "p_value", "risk_score")
+
+_SCORE_TOLERANCE: Final = 1e-3
+"""Absolute and relative, between a score and its reference on the same logits: a few float32 operators. The logits
+themselves may differ from those recorded, and a steep score then differs by more than they do."""
 
 log = structlog.get_logger()
 
@@ -148,6 +152,13 @@ class Runtime:
                     f"than {tolerance.absolute:g} + {tolerance.relative:g}·|value|; export the model again, or "
                     "calibrate it on this provider"
                 )
+        reference = bundle.score()(actual["logits"])
+        difference = np.abs(actual["nonconformity"] - reference)
+        if not (difference <= _SCORE_TOLERANCE * (1 + np.abs(reference))).all():
+            raise NotServableError(
+                f"golden replay on {self.provider}: nonconformity is up to {difference.max():.3g} from what "
+                f"{bundle.manifest.nonconformity.score} is for these logits; export the model again"
+            )
         same_logits = (actual["logits"] == expected["logits"]).all(axis=1)
         same_score = actual["nonconformity"] == expected["nonconformity"]
         for names, rows in ((("label",), same_logits), (_RANKED, same_score)):

@@ -58,6 +58,7 @@ def calibration_arrays(n: int = 199) -> CalibrationArrays:
 def manifest(name: str, version: int, calibration: CalibrationArrays) -> Manifest:
     n = calibration.scores.size
     return Manifest(
+        format_version=1,
         name=name,
         version=version,
         created_at=datetime(2026, 1, 1, tzinfo=UTC),
@@ -224,8 +225,8 @@ def damage_calibration_bytes(folder: Path) -> None:
         (lambda f: (f / MANIFEST).write_text("[]"), "not the manifest of a softrisk bundle"),
         (lambda f: edit_manifest(f, lambda m: m.update(format="mlflow")), "not the manifest of a softrisk bundle"),
         (
-            lambda f: edit_manifest(f, lambda m: m.update(format_version=2, tools={"softrisk": "9.1"})),
-            r"has format 2, written by softrisk 9\.1.*upgrade",
+            lambda f: edit_manifest(f, lambda m: m.update(format_version=3, tools={"softrisk": "9.1"})),
+            r"has format 3, written by softrisk 9\.1.*upgrade",
         ),
         (lambda f: edit_manifest(f, lambda m: m.update(format_version=9, tools=[])), "written by softrisk a newer"),
         (lambda f: edit_manifest(f, lambda m: m.update(format_version="1")), "must be a positive integer, got '1'"),
@@ -245,6 +246,10 @@ def damage_calibration_bytes(folder: Path) -> None:
         (
             lambda f: edit_manifest(f, lambda m: m["nonconformity"].update(diagnostic="magic")),
             "'magic:low' is not a score",
+        ),
+        (
+            lambda f: edit_manifest(f, lambda m: m["nonconformity"].update(strange="two-sided")),
+            "strange must be 'low' or 'high'",
         ),
         (
             lambda f: edit_manifest(f, lambda m: m.update(nonconformity={"score": "kl-matching"})),
@@ -294,20 +299,22 @@ def test_the_golden_manifest_of_format_1_still_reads() -> None:
         ("gen", {"score": "gen"}, "gen"),
     ],
 )
-def test_a_score_is_written_as_readers_before_there_were_others_know_it(
+def test_a_score_is_written_in_the_oldest_format_that_can_say_it(
     score: str, written: dict[str, str], shown: str
 ) -> None:
     nonconformity = Nonconformity(score=score)
     assert json.loads(nonconformity.model_dump_json()) == written
     assert Nonconformity.model_validate(written) == nonconformity
     assert str(nonconformity) == shown
+    assert nonconformity.format_version == (2 if "score" in written else 1)
 
 
 def test_a_fitted_score_is_sealed_with_what_was_fitted(tmp_path: Path) -> None:
     logits = np.random.default_rng(0).normal(size=(200, 3))
     score = KLMatching.fit(logits)
     with Repository(tmp_path).new_version("digits") as draft:
-        facts = fill(draft).model_copy(update={"nonconformity": Nonconformity(score="kl-matching")})
+        nonconformity = Nonconformity(score="kl-matching")
+        facts = fill(draft).model_copy(update={"nonconformity": nonconformity, "format_version": 2})
         with pytest.raises(BundleError, match=r"the entry of score\.npz is missing"):
             draft.seal(facts)
         write_score(draft.folder / SCORE, score)

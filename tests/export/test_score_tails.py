@@ -30,7 +30,7 @@ def fitted(name: str, logits: NDArray[np.float32]) -> Score:
 
 @pytest.mark.parametrize(
     ("name", "classes"),
-    [(name, n) for name in SCORES for n in (2, 3, 10, 300) if n > 2 or name not in CONSTANT_OF_TWO],
+    [(name, n) for name in SCORES for n in (2, 3, 10, 2000) if n > 2 or name not in CONSTANT_OF_TWO],
 )
 def test_scores_are_those_of_the_reference(name: str, classes: int) -> None:
     score = fitted(name, logits_of(500, classes, 1, seed=0))
@@ -50,3 +50,11 @@ def test_the_graph_of_a_score_means_the_same_by_the_standard(name: str) -> None:
         onnx.checker.check_model(model, full_check=True)
         (found,) = ReferenceEvaluator(model).run(["nonconformity"], {"x": logits})
         np.testing.assert_allclose(np.asarray(found), Runner(model)(logits)["nonconformity"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["msp", "doctor"])
+def test_no_two_sure_predictions_tie_in_float32(name: str) -> None:
+    logits = np.zeros((40, 5), np.float32)
+    logits[:, 0] = np.geomspace(5, 5000, 40)
+    run = Runner(with_score(with_diagnostics(logits_graph(5), 5), fitted(name, logits)))
+    assert (np.diff(run(logits)["nonconformity"]) < 0).all()

@@ -192,6 +192,7 @@ def _make_bundle(
         level = Level(alpha=alpha, marginal_rank=marginal_rank(alpha, n), confident_rank=confident_rank(alpha, n))
         return draft.seal(
             Manifest(
+                format_version=1,
                 name=name,
                 version=draft.version,
                 created_at=datetime(2026, 1, 1, tzinfo=UTC),

@@ -50,7 +50,7 @@ class KLMatching(Score):
         return {"log_templates": self.log_templates}
 
     def __call__(self, logits: ArrayLike) -> NDArray[np.float64]:
-        """In nats, ≥ 0 but for rounding."""
+        """In nats, ≥ 0 but for the rounding of the templates."""
         # Σ p log p is −entropy, which has no 0 · log 0.
         fit = (softmax(logits) @ self.log_templates.T.astype(np.float64)).max(axis=1)
         matched: NDArray[np.float64] = -diagnose(logits)["entropy"] - fit

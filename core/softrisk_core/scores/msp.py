@@ -11,9 +11,9 @@ from softrisk_core.scores.sorting import gap_and_below
 
 @dataclass(frozen=True)
 class MSP(Score):
-    """−log p₍₁₎: the order of 1 − p₍₁₎, the baseline of Hendrycks & Gimpel (ICLR 2017).
+    """log((1 − p₍₁₎) / p₍₁₎): the order of 1 − p₍₁₎, the baseline of Hendrycks & Gimpel (ICLR 2017).
 
-    The logarithm keeps apart what float32 probabilities next to 1 round to one value.
+    The log-odds keep apart what probabilities next to 1 round to one value.
     """
 
     @property
@@ -22,7 +22,7 @@ class MSP(Score):
         return "msp"
 
     def __call__(self, logits: ArrayLike) -> NDArray[np.float64]:
-        """In nats, in [0, log C]."""
+        """Any finite value; 0 where the largest probability is one half."""
         gap, below = gap_and_below(logits)
-        surprise: NDArray[np.float64] = np.log1p((np.exp(-gap) * np.exp(below)).sum(axis=1))
-        return surprise
+        odds_against: NDArray[np.float64] = np.log(np.exp(below).sum(axis=1)) - gap[:, 0]
+        return odds_against

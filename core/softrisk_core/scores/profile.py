@@ -17,6 +17,7 @@ LARGEST: Final = 16
 RIDGE: Final = 1e-3
 """Added to the variances, relative to them, so that steps which always move together have no infinite weight."""
 
+_ROUNDING: Final = 1e-5
 _ROWS_A_STEP: Final = 5
 
 _FEWEST: Final = 20
@@ -60,7 +61,8 @@ class LogitProfile(Score):
                 means[label] = profiles[members].mean(axis=0)
         covariance = np.cov(profiles - means[predicted], rowvar=False)
         variances = np.diag(covariance)
-        if not np.all(variances > 0):
+        # What is the same on all rows has the variance of its rounding.
+        if not np.all(variances > np.square(_ROUNDING * np.abs(profiles).max(axis=0))):
             raise CalibrationError("a step between sorted logits is the same on all clean rows; choose another score")
         whitening = np.linalg.cholesky(np.linalg.inv(covariance + RIDGE * np.diag(variances)))
         return cls(means.astype(np.float32), whitening.astype(np.float32))

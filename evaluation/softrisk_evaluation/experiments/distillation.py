@@ -160,8 +160,8 @@ def run(setup: Setup) -> Findings:
     rows += [(change, *(percent(figures[name][row]) for name in figures)) for row, change in enumerate(changes)]
     return Findings(
         title=f"Does the order of the wrong classes matter? {setup.data_name}",
-        question="A student that sees clean images only inherits robustness from an adversarially trained teacher. "
-        "Does it still, when the teacher's wrong classes are flattened, as DRSL would, or shuffled?",
+        question="Can a student that sees clean images only inherit robustness from an adversarially trained teacher, "
+        "and does that rest on the order of the wrong classes, which DRSL flattens?",
         method=(
             *setup.method,
             sampling_error(budget.images),

@@ -20,20 +20,37 @@ def one_sided(score: OneSided) -> Tail:
 
 
 def two_sided(score: TwoSided) -> Tail:
-    """The distance from the median on the scale of its side."""
+    """|F(d) − ½|, F as the sum of what each straight piece has risen, and the distance beyond the outer edges."""
+    edges, levels = score.edges.astype(np.float64), score.levels.astype(np.float64)
     return Tail(
         """
         score (float[batch] diagnostic) => (float[batch] nonconformity) {
-            deviation = Sub (diagnostic, center)
-            above = Mul (deviation, one_of_high)
-            beneath = Mul (deviation, minus_one_of_low)
-            nonconformity = Max (above, beneath)
+            column = Unsqueeze (diagnostic, last_axis)
+            raised = Max (column, lower)
+            clipped = Min (raised, upper)
+            into_piece = Sub (clipped, lower)
+            rises = Mul (into_piece, slopes)
+            below = ReduceSum <keepdims = 0> (rises, last_axis)
+            from_middle = Sub (below, half)
+            distance = Abs (from_middle)
+
+            not_below = Max (diagnostic, first)
+            inside = Min (not_below, last)
+            outside = Sub (diagnostic, inside)
+            far = Abs (outside)
+            beyond = Mul (far, one_of_range)
+            nonconformity = Add (distance, beyond)
         }
         """,
         {
-            "center": score.center,
-            "one_of_high": np.float32(1 / score.high),
-            "minus_one_of_low": np.float32(-1 / score.low),
+            "last_axis": np.array([1]),
+            "lower": score.edges[None, :-1],
+            "upper": score.edges[None, 1:],
+            "slopes": (np.diff(levels) / np.diff(edges)).astype(np.float32)[None],
+            "half": np.float32(0.5),
+            "first": score.edges[0],
+            "last": score.edges[-1],
+            "one_of_range": np.float32(1 / (edges[-1] - edges[0])),
         },
         {"diagnostic": score.diagnostic},
     )

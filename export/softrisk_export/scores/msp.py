@@ -5,12 +5,12 @@ from softrisk_export.scores.tail import Tail, of_diagnostics
 
 
 def msp(score: MSP) -> Tail:
-    """−log p₍₁₎, which the diagnostics have on their way."""
+    """log((1 − p₍₁₎) / p₍₁₎), which the diagnostics have on their way."""
     return Tail(
         """
-        score (float[batch] log_partition) => (float[batch] nonconformity) {
-            nonconformity = Identity (log_partition)
+        score (float[batch] log_x) => (float[batch] nonconformity) {
+            nonconformity = Identity (log_x)
         }
         """,
-        sources=of_diagnostics("log_partition"),
+        sources=of_diagnostics("log_x"),
     )
