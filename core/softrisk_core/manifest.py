@@ -1,4 +1,4 @@
-"""`manifest.json`: what a bundle is, format 1.
+"""`manifest.json`: what a bundle is, formats 1 and 2.
 
 The format is an integer. It is raised whenever a field is added, removed or changes its meaning; a reader accepts
 its own format and older ones, and refuses a newer one with the version that wrote it. Unknown fields are refused, so
@@ -233,3 +233,9 @@ class Manifest(_Part):
     """Every file of the bundle but the manifest itself and `report/`."""
     tools: dict[str, str]
     """Versions of what made the bundle."""
+
+    @model_validator(mode="after")
+    def _format_has_the_score(self) -> "Manifest":
+        if self.format_version < (needed := self.nonconformity.format_version):
+            raise ValueError(f"the score {self.nonconformity.score!r} needs format {needed}, not {self.format_version}")
+        return self

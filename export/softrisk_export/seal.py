@@ -77,7 +77,8 @@ def seal(repository: Repository, name: str, source: Source, rows: CleanRows, sco
     model = with_risk(scored, arrays.scores, limit)
     tolerance = replay_tolerance(source.facts.precision, outputs["logits"])
     tools = {**source.tools, **_tools()}
-    _describe(model, name, score, facts, tools)
+    nonconformity = Nonconformity(score=score)
+    _describe(model, name, nonconformity, facts, tools)
 
     with repository.new_version(name) as draft:
         onnx.save_model(model, draft.folder / MODEL)
@@ -90,7 +91,7 @@ def seal(repository: Repository, name: str, source: Source, rows: CleanRows, sco
         write_golden(draft.folder / GOLDEN, {source.input.name: golden}, run(golden))
         bundle = draft.seal(
             Manifest(
-                format_version=Nonconformity(score=score).format_version,
+                format_version=nonconformity.format_version,
                 name=name,
                 version=draft.version,
                 created_at=datetime.now(UTC),
@@ -98,7 +99,7 @@ def seal(repository: Repository, name: str, source: Source, rows: CleanRows, sco
                 classes=source.classes,
                 opset=opset(model),
                 model=source.facts,
-                nonconformity=Nonconformity(score=score),
+                nonconformity=nonconformity,
                 calibration=facts,
                 parity=parity,
                 files={},
@@ -119,13 +120,15 @@ def _over(run: Runner, inputs: NDArray[np.float32], doing: str) -> Outputs:
         return run.over(inputs, advance=lambda rows: progress.advance(task, rows))
 
 
-def _describe(model: onnx.ModelProto, name: str, score: str, facts: CalibrationFacts, tools: Mapping[str, str]) -> None:
+def _describe(
+    model: onnx.ModelProto, name: str, nonconformity: Nonconformity, facts: CalibrationFacts, tools: Mapping[str, str]
+) -> None:
     model.producer_name = "softrisk"
     model.producer_version = __version__
     properties = {
-        "softrisk.format_version": str(Nonconformity(score=score).format_version),
+        "softrisk.format_version": str(nonconformity.format_version),
         "softrisk.name": name,
-        "softrisk.nonconformity": score,
+        "softrisk.nonconformity": nonconformity.score,
         "softrisk.calibration.id": facts.id,
         "softrisk.calibration.n": str(facts.n),
         "softrisk.calibration.alpha": str(facts.alpha),

@@ -83,6 +83,9 @@ class CleanRows:
             count: How many; at least one is taken.
             purpose: What they do, for people: `fit the ranges of int8`.
 
+        Returns:
+            The rows that were set apart, and the rest, which knows their digests.
+
         Raises:
             CalibrationError: If no row is left.
         """
@@ -98,7 +101,13 @@ class CleanRows:
         return self.at(chosen), replace(left, data=data, apart=np.concatenate([self.apart, digests]))
 
     def without(self, digests: NDArray[np.uint64], purpose: str) -> "CleanRows":
-        """The rows but those of these digests, as often as each of them is given, for the reason of `set_apart`."""
+        """The rest, where rows were set apart from the same data before.
+
+        Args:
+            digests: Of those rows, shape (k,). Of each only as many rows leave as are given here, for the reason of
+                `set_apart`.
+            purpose: What they did, for people.
+        """
         wanted, counts = np.unique(digests, return_counts=True)
         left = dict(zip(wanted.tolist(), counts.tolist(), strict=True))
         keep = np.ones(len(self.inputs), np.bool_)

@@ -41,8 +41,6 @@ from softrisk_core.manifest import (
 from softrisk_core.repository import Draft, Repository, resolve
 from softrisk_core.scores.kl_matching import KLMatching
 
-GOLDEN_MANIFEST = Path(__file__).parent / "golden_manifest_format_1.json"
-
 
 def calibration_arrays(n: int = 199) -> CalibrationArrays:
     rng = np.random.default_rng(n)
@@ -252,7 +250,11 @@ def damage_calibration_bytes(folder: Path) -> None:
             "strange must be 'low' or 'high'",
         ),
         (
-            lambda f: edit_manifest(f, lambda m: m.update(nonconformity={"score": "kl-matching"})),
+            lambda f: edit_manifest(f, lambda m: m.update(nonconformity={"score": "gen"})),
+            "the score 'gen' needs format 2, not 1",
+        ),
+        (
+            lambda f: edit_manifest(f, lambda m: m.update(nonconformity={"score": "kl-matching"}, format_version=2)),
             r"the entry of score\.npz is missing",
         ),
     ],
@@ -283,9 +285,10 @@ def test_a_repository_is_not_a_bundle_and_says_what_it_holds(tmp_path: Path) -> 
         load_bundle(tmp_path / "absent")
 
 
-def test_the_golden_manifest_of_format_1_still_reads() -> None:
-    """Written by the first version that had this format; it must read for as long as the format is 1."""
-    text = GOLDEN_MANIFEST.read_text()
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_golden_manifest_of_a_format_still_reads(version: int) -> None:
+    """Written by the first version that had this format; it must read for as long as the format is read."""
+    text = (Path(__file__).parent / f"golden_manifest_format_{version}.json").read_text()
     found = Manifest.model_validate_json(text)
     assert json.loads(found.model_dump_json()) == json.loads(text)
 

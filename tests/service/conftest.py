@@ -164,6 +164,7 @@ def _make_bundle(
     domain: tuple[float, float] | None = (0.0, 1.0),
     two_inputs: bool = False,
     tamper: Callable[[dict[str, NDArray[Any]]], None] | None = None,
+    score: str = "logit_gap:low",
 ) -> Bundle:
     def inputs(rows: int, seed: int) -> dict[str, NDArray[Any]]:
         image = pixels(rows, seed)
@@ -200,7 +201,7 @@ def _make_bundle(
                 classes=CLASSES,
                 opset=18,
                 model=ModelFacts(origin="onnx", architecture="linear"),
-                nonconformity=Nonconformity(score="logit_gap:low"),
+                nonconformity=Nonconformity(score=score),
                 calibration=CalibrationFacts(id=calibration.id, n=n, alpha=alpha, levels=(level,), data="tests"),
                 parity=Parity(
                     tolerance=Tolerance(absolute=1e-4, relative=1e-3), batch_sizes=(1, 64), source=0.0, reference=0.0

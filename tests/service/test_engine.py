@@ -112,6 +112,16 @@ async def test_a_version_must_repeat_its_golden_outputs(
     assert reason is None or reason in logged_reasons(logs)["tiny", 1]
 
 
+async def test_a_graph_must_compute_the_score_that_its_manifest_names(
+    tmp_path: Path, make_bundle: Any, serve: Any
+) -> None:
+    make_bundle(tmp_path, score="max_logit:low")  # the graph negates the gap
+    with capture_logs() as logs:
+        async with serve(tmp_path) as service:
+            assert not service.engine.ready
+    assert "from what max_logit:low is for these logits" in logged_reasons(logs)["tiny", 1]
+
+
 async def test_without_a_ready_model_the_service_wants_no_traffic(tmp_path: Path, make_bundle: Any, serve: Any) -> None:
     bundle = make_bundle(tmp_path)
     (bundle.folder / MANIFEST).write_text("{}")
