@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from softrisk_attacks.errors import AttackError
 from softrisk_attacks.victim import Victim, margin
 
-Family = Literal["single-step", "iterative", "targeted", "minimum-norm", "score-based", "decision-based", "transfer"]
+Family = Literal[
+    "single-step", "iterative", "targeted", "minimum-norm", "score-based", "decision-based", "transfer", "adaptive"
+]
 
 
 @dataclass(frozen=True)

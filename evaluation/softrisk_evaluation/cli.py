@@ -55,6 +55,10 @@ def evaluate_command(
         int,
         typer.Option(min=0, help="Check the attacks themselves on so many of the attacked images; 0: do not."),
     ] = IMAGES,
+    adaptive: Annotated[
+        bool,
+        typer.Option("--adaptive", help="Attack also as someone who knows the score: evade the flag, flood it."),
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of everything random in attacks, --limit and --resplits.")] = 0,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the report. Default: report/ in the bundle's folder.")
@@ -76,6 +80,7 @@ def evaluate_command(
         seed=seed,
         resplits=resplits,
         sanity_images=sanity_images,
+        adaptive=adaptive,
     )
     console = Console()
     columns = (
@@ -103,7 +108,9 @@ def _command(context: typer.Context) -> str:
     for parameter in context.command.params:
         given = context.params.get(parameter.name or "")
         for value in given if isinstance(given, list | tuple) else [given]:
-            if value is not None:
+            if isinstance(value, bool):
+                words += [parameter.opts[0]] if value else []
+            elif value is not None:
                 option = [] if parameter.param_type_name == "argument" else [parameter.opts[0]]
                 words += [*option, str(value)]
     return shlex.join(words)

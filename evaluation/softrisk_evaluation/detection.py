@@ -1,5 +1,6 @@
 """How well each score tells attacked inputs from clean ones."""
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -36,6 +37,26 @@ def detect(clean: Answers, attacked: Answers, n: int) -> tuple[Detection, ...]:
     return (_risk_score(clean.rank, attacked.rank, n), *diagnostics, *published)
 
 
+def operating_points(
+    clean: NDArray[Any], attacked: NDArray[Any], false_alarms: Sequence[float]
+) -> tuple[OperatingPoint, ...]:
+    """True-positive rates at thresholds from the clean inputs.
+
+    Args:
+        clean: Scores of clean inputs, larger is stranger, shape (m,), m ≥ 1.
+        attacked: Scores of attacked inputs, shape (k,).
+        false_alarms: Rates, in [0, 1).
+    """
+    return tuple(
+        OperatingPoint(
+            false_alarms=rate,
+            threshold="clean test images",
+            detected=_share(attacked > threshold_at(clean, rate)),
+        )
+        for rate in false_alarms
+    )
+
+
 def _risk_score(clean: NDArray[np.int64], attacked: NDArray[np.int64], n: int) -> Detection:
     flags = tuple(
         OperatingPoint(
@@ -61,14 +82,7 @@ def _detection(
     attacked: NDArray[Any],
     flags: tuple[OperatingPoint, ...] = (),
 ) -> Detection:
-    points = tuple(
-        OperatingPoint(
-            false_alarms=rate,
-            threshold="clean test images",
-            detected=_share(attacked > threshold_at(clean, rate)),
-        )
-        for rate in FALSE_ALARMS
-    )
+    points = operating_points(clean, attacked, FALSE_ALARMS)
     return Detection(score=name, strange=strange, auroc=auroc(clean, attacked), points=points, flags=flags)
 
 

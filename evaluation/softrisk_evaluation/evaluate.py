@@ -14,8 +14,12 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 
 from softrisk_core.bundle import MODEL, Bundle, file_entry
+from softrisk_core.manifest import Manifest
+from softrisk_evaluation.adaptive import Target, attack_with_knowledge
 from softrisk_evaluation.artifact import Answers, Artifact
 from softrisk_evaluation.detection import FALSE_ALARMS
+from softrisk_evaluation.errors import EvaluationError
+from softrisk_evaluation.examples import Examples, choose_examples
 from softrisk_evaluation.false_alarms import Split, realised, resplit
 from softrisk_evaluation.published import published_scores
 from softrisk_evaluation.red_flags import checks
@@ -35,7 +39,10 @@ class Evaluation:
         clean: Answers about them.
         chosen: Which of them were attacked: ascending positions in `test`, shape (k,).
         attacked: The attacks, in the order of the report; empty without a checkpoint.
+        knowing: Attacks that know the score, on the same inputs; empty if not asked for.
         splits: The false-alarm law on random splits; empty if not asked for.
+        manifest: Of the bundle.
+        examples: A few inputs to look at.
     """
 
     report: Report
@@ -43,7 +50,10 @@ class Evaluation:
     clean: Answers
     chosen: NDArray[np.int64]
     attacked: tuple[Attacked, ...]
+    knowing: tuple[Attacked, ...]
     splits: tuple[Split, ...]
+    manifest: Manifest
+    examples: Examples
 
 
 def evaluate(
@@ -63,6 +73,8 @@ def evaluate(
         SoftriskError: If one of them cannot be read.
     """
     attacks = planned_attacks(settings)
+    if settings.adaptive and checkpoint_path is None:
+        raise EvaluationError("adaptive attacks need gradients, and a bundle brings none: give its --checkpoint")
     checkpoint = None if checkpoint_path is None else load_checkpoint(checkpoint_path)
     test = clean_data(bundle, checkpoint, checkpoint_path, location)
     artifact = Artifact(bundle)
@@ -78,12 +90,26 @@ def evaluate(
     inputs, labels = test.inputs[chosen], test.labels[chosen]
     attacked: tuple[Attacked, ...] = ()
     soundness: tuple[Soundness, ...] = ()
+    adaptive, knowing = None, tuple[Attacked, ...]()
     if model is not None:
         attacked = tuple(
             run_one(attack, model, artifact, inputs, labels, clean.label[chosen], published, settings.seed, progress)
             for attack in attacks
         )
         soundness = check_attacks(model, inputs, labels, attacked, settings, progress)
+        if settings.adaptive:
+            adaptive, knowing = attack_with_knowledge(
+                Target(bundle.score(), clean, _bank(test, chosen)),
+                model,
+                artifact,
+                inputs,
+                labels,
+                clean.select(chosen),
+                attacked,
+                settings,
+                bundle.manifest.calibration.n,
+                progress,
+            )
     calibration = bundle.manifest.calibration
     splits = _resplit(bundle, clean, settings, progress) if settings.resplits else ()
 
@@ -107,6 +133,7 @@ def evaluate(
         clean_accuracy=Proportion.where(clean.label == test.labels),
         attacks=results,
         worst_case=worst_case(attacked),
+        adaptive=adaptive,
         soundness=soundness,
         false_alarms=false_alarms,
         resplits=tuple(split.summary for split in splits),
@@ -117,7 +144,16 @@ def evaluate(
             "adversarial-robustness-toolbox": version("adversarial-robustness-toolbox"),
         },
     )
-    return Evaluation(report, test, clean, chosen, attacked, splits)
+    examples = choose_examples(artifact, test, clean, chosen, attacked)
+    return Evaluation(report, test, clean, chosen, attacked, knowing, splits, bundle.manifest, examples)
+
+
+def _bank(test: CleanData, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Clean inputs that are not attacked, for others to mimic; all of them if every test input is."""
+    if test.selection is not None:
+        return test.selection
+    rest = np.delete(test.inputs, chosen, axis=0)
+    return rest if len(rest) else test.inputs
 
 
 def _chosen(rows: int, settings: Settings) -> NDArray[np.int64]:

@@ -51,18 +51,23 @@ def _roc(evaluation: Evaluation) -> Figure:
 
 
 def _p_values(evaluation: Evaluation) -> Figure:
-    figure = Figure(figsize=(6, 4.5), layout="constrained")
-    axes = figure.subplots()
+    # Clean p-values get axes of their own: beside the peak of the attacked ones, flat and not flat look the same.
+    panels = 2 if evaluation.attacked else 1
+    figure = Figure(figsize=(6, 0.5 + 3 * panels), layout="constrained")
+    clean, *attacked = figure.subplots(panels, squeeze=False)[:, 0]
     n = evaluation.report.subject.calibration_rows
     edges = [bin / 20 for bin in range(21)]
-    axes.hist(evaluation.clean.rank / (n + 1), edges, density=True, color="0.8", label="clean")
-    for each in evaluation.attacked:
-        ranks = each.answers.rank[each.successful]
-        if ranks.size:
-            axes.hist(ranks / (n + 1), edges, density=True, histtype="step", label=each.attack.label)
-    axes.axhline(1, color="0.5", linestyle=":", linewidth=1)
-    axes.set(xlim=(0, 1), xlabel="p-value", ylabel="density")
-    axes.legend()
+    clean.hist(evaluation.clean.rank / (n + 1), edges, density=True, color="0.8", label="clean")
+    for axes in attacked:
+        for each in evaluation.attacked:
+            ranks = each.answers.rank[each.successful]
+            if ranks.size:
+                axes.hist(ranks / (n + 1), edges, density=True, histtype="step", label=each.attack.label)
+    for axes in (clean, *attacked):
+        axes.axhline(1, color="0.5", linestyle=":", linewidth=1, label="flat")
+        axes.set(xlim=(0, 1), xlabel="p-value", ylabel="density")
+        axes.legend()
+    clean.legend(loc="lower right")
     return figure
 
 

@@ -3,6 +3,7 @@
 ```
 report.json     see `softrisk_evaluation.report`
 report.md       the same for people
+report.html     the same as a page for a browser, with pictures; one file that needs no other
 examples.npz    what the artifact said about every input, so that anyone can recompute the figures
 *.png           figures
 digests.json    SHA-256 and size of every file above
@@ -23,9 +24,11 @@ from softrisk_evaluation.artifact import Answers
 from softrisk_evaluation.errors import EvaluationError
 from softrisk_evaluation.evaluate import Evaluation
 from softrisk_evaluation.figures import draw_figures
+from softrisk_evaluation.page import to_html
 from softrisk_evaluation.tables import to_markdown
 
 REPORT: Final = "report.json"
+PAGE: Final = "report.html"
 DIGESTS: Final = "digests.json"
 
 
@@ -67,6 +70,7 @@ def _write(evaluation: Evaluation, folder: Path) -> None:
         np.savez_compressed(file, allow_pickle=False, **_examples(evaluation))
     (folder / REPORT).write_text(evaluation.report.model_dump_json(indent=2) + "\n", encoding="utf-8")
     (folder / "report.md").write_text(to_markdown(evaluation.report, figures), encoding="utf-8")
+    (folder / PAGE).write_text(to_html(evaluation, folder, figures), encoding="utf-8")
     digests = {path.name: file_entry(path).model_dump() for path in sorted(folder.iterdir())}
     (folder / DIGESTS).write_text(json.dumps(digests, indent=2) + "\n", encoding="utf-8")
 
@@ -79,7 +83,7 @@ def _examples(evaluation: Evaluation) -> dict[str, NDArray[Any]]:
         "attacked": evaluation.chosen,
         **_arrays("clean", evaluation.clean),
     }
-    for each in evaluation.attacked:
+    for each in (*evaluation.attacked, *evaluation.knowing):
         arrays |= _arrays(each.attack.label, each.answers)
     return arrays
 
@@ -90,6 +94,7 @@ def _arrays(name: str, answers: Answers) -> dict[str, NDArray[Any]]:
         "rank": answers.rank,
         "nonconformity": answers.nonconformity,
         **answers.diagnostics,
-        **answers.published,
+        # As precise as everything else here, all of which the graph computed in float32, and half as large.
+        **{score: values.astype(np.float32) for score, values in answers.published.items()},
     }
     return {f"{name}:{column}": values for column, values in columns.items()}

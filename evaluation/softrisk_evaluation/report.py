@@ -1,4 +1,4 @@
-"""`report.json`, format 2: every number of an evaluation with the settings that made it.
+"""`report.json`, format 3: every number of an evaluation with the settings that made it.
 
 The same command on the same files writes the same report: no times, no machine. The format is an integer, raised
 whenever a field is added, removed or changes its meaning.
@@ -17,7 +17,7 @@ from softrisk_evaluation.directions import Strange
 from softrisk_evaluation.statistics import Bounds, clopper_pearson
 
 FORMAT: Final = "softrisk-report"
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 
 Rate = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -93,6 +93,8 @@ class Settings(_Part):
     resplits: int
     sanity_images: int
     """On how many of the attacked rows the attacks themselves are checked; 0 for no checks."""
+    adaptive: bool
+    """Whether attackers who know the score were tried, too."""
 
 
 class OperatingPoint(_Part):
@@ -248,11 +250,66 @@ class Check(_Part):
         return f"{self.sign}: {self.found}"
 
 
+class Undetected(_Part):
+    """What an attack got past a flag: wrong and not flagged."""
+
+    alpha: Rate
+    of_all: Proportion
+    """Of all attacked images."""
+    of_successful: Proportion | None
+    """Of those that are right on the clean and wrong on the attacked image; None if none is."""
+
+
+class AdaptiveResult(_Part):
+    """One attack by someone who knows the score."""
+
+    label: str
+    name: str
+    epsilon: float
+    """ℓ∞ radius, in the model's input units."""
+    settings: dict[str, float | int | str]
+    successful: Count
+    """Right on the clean image, wrong on the attacked one, flagged or not."""
+    undetected: tuple[Undetected, ...]
+
+
+class WithRejection(_Part):
+    """Robust accuracy of classifier and flag together: a flag counts as a refusal to answer."""
+
+    epsilon: float
+    alpha: Rate
+    clean: Proportion
+    """Right and not flagged without an attack."""
+    robust: Proportion
+    """That, and right or flagged under every attack of this radius, whether it knows the score or not."""
+
+
+class Flooded(_Part):
+    """Alarms that an attacker raises on honest inputs without changing their label."""
+
+    label: str
+    epsilon: float
+    alpha: Rate
+    before: Proportion
+    """Flagged without an attack, of the attacked images that are right without."""
+    after: Proportion
+    """Flagged under attack and still right, of the same."""
+
+
+class Adaptive(_Part):
+    """What attackers reach who know model, score and calibration."""
+
+    attacks: tuple[AdaptiveResult, ...]
+    worst_case: tuple[WithRejection, ...]
+    flooding: tuple[Flooded, ...]
+    """Empty if no attacked image is right without an attack."""
+
+
 class Report(_Part):
     """The whole of `report.json`."""
 
     format: Literal["softrisk-report"] = FORMAT
-    format_version: Literal[2] = FORMAT_VERSION
+    format_version: Literal[3] = FORMAT_VERSION
     subject: Subject
     settings: Settings
     data: DataFacts
@@ -260,6 +317,8 @@ class Report(_Part):
     attacks: tuple[AttackResult, ...]
     """Empty without a checkpoint, as are `worst_case` and `soundness`."""
     worst_case: tuple[WorstCase, ...]
+    adaptive: Adaptive | None
+    """None unless it was asked for."""
     soundness: tuple[Soundness, ...]
     """One for each radius; empty if `sanity_images` is 0."""
     false_alarms: tuple[FalseAlarms, ...]

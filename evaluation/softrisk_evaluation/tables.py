@@ -7,7 +7,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from softrisk_evaluation.directions import DIRECTIONS
-from softrisk_evaluation.report import AttackResult, Detection, OperatingPoint, Proportion, Report
+from softrisk_evaluation.report import Adaptive, AttackResult, Detection, OperatingPoint, Proportion, Report
 from softrisk_evaluation.statistics import Bounds
 
 
@@ -39,12 +39,20 @@ class Section:
 
 def sections(report: Report) -> list[Section]:
     """All tables of a report, the most important first."""
-    tables = [_accuracy(report), _false_alarms(report)]
+    tables = [_accuracy(report)]
+    if report.adaptive is not None:
+        tables += adaptive_sections(report.adaptive)
+    tables.append(_false_alarms(report))
     if report.resplits:
         tables.append(_resplits(report))
     if report.attacks:
         tables += [_detection(attack, report.data.rows) for attack in report.attacks]
     return [*tables, _checks(report), *([_red_flags(report)] if report.red_flags else [])]
+
+
+def adaptive_sections(adaptive: Adaptive) -> list[Section]:
+    """What attackers reach who know the score."""
+    return [_with_rejection(adaptive), _evasion(adaptive), _flooding(adaptive)]
 
 
 def on_attacks(report: Report) -> str:
@@ -94,12 +102,16 @@ def to_markdown(report: Report, figures: Sequence[tuple[str, str]]) -> str:
         "",
         f"- Bundle: `model.onnx` {subject.model_sha256[:16]}…, score {subject.nonconformity} (large is strange), "
         f"calibration {subject.calibration_id} with n = {subject.calibration_rows}.",
-        f"- Data: {report.data.rows} test rows of {report.data.source}, {_unseen(report)}.",
+        f"- Data: {report.data.rows} test rows of {report.data.source}, {unseen(report)}.",
         f"- {on_attacks(report)}",
         "- The false-alarm rate is guaranteed on clean traffic like the calibration data."
         + (
-            " Detection rates are measured, under these attacks, none of which knows the score; they promise nothing "
-            "against one that does."
+            " Detection rates are measured, under these attacks"
+            + (
+                "; those that know the score have their own tables, and stronger ones may exist."
+                if report.adaptive
+                else ", none of which knows the score; they promise nothing against one that does."
+            )
             if report.attacks
             else ""
         ),
@@ -131,6 +143,70 @@ def _accuracy(report: Report) -> Section:
             else ""
         )
         + "Intervals: Clopper–Pearson.",
+    )
+
+
+def _with_rejection(adaptive: Adaptive) -> Section:
+    return Section(
+        title="Robust accuracy with rejection",
+        columns=("ε", "α", "clean: right and answered", "under attack", "95 % interval"),
+        rows=tuple(
+            (
+                f"{row.epsilon:.4g}",
+                f"{row.alpha:g}",
+                f"{row.clean.rate:.2%}",
+                f"{row.robust.rate:.2%}",
+                _bounds(row.robust.interval),
+            )
+            for row in adaptive.worst_case
+        ),
+        note="A flagged input gets no answer. Under attack: right and not flagged without one, and right or flagged "
+        "under every attack of this ε, those that know the score included. This is the figure to believe.",
+    )
+
+
+def _evasion(adaptive: Adaptive) -> Section:
+    alphas = [level.alpha for level in adaptive.attacks[0].undetected]
+    return Section(
+        title="Attackers who know the score",
+        columns=(
+            "attack",
+            "successful",
+            *(f"α {alpha:g}: {part}" for alpha in alphas for part in ("unflagged of successful", "of all")),
+        ),
+        rows=tuple(
+            (
+                attack.label,
+                str(attack.successful),
+                *(
+                    "–" if share is None else f"{share.rate:.2%}"
+                    for level in attack.undetected
+                    for share in (level.of_successful, level.of_all)
+                ),
+            )
+            for attack in adaptive.attacks
+        ),
+        note="They know model, score and calibration and have the gradients. Unflagged: wrong, and not flagged by the "
+        "bundle. λ weighs the score in interquartile ranges of its clean values.",
+    )
+
+
+def _flooding(adaptive: Adaptive) -> Section:
+    return Section(
+        title="Alarm flooding",
+        columns=("attack", "α", "flagged before", "flagged under attack", "95 % interval"),
+        rows=tuple(
+            (
+                row.label,
+                f"{row.alpha:g}",
+                f"{row.before.rate:.2%}",
+                f"{row.after.rate:.2%}",
+                _bounds(row.after.interval),
+            )
+            for row in adaptive.flooding
+        ),
+        note="Honest inputs, changed so that the label stays and an alarm is raised: whoever can touch traffic can do "
+        "so. Of attacked images that are right without an attack.",
     )
 
 
@@ -241,7 +317,8 @@ def _bounds(bounds: Bounds) -> str:
     return f"{bounds.low:.2%}–{bounds.high:.2%}"
 
 
-def _unseen(report: Report) -> str:
+def unseen(report: Report) -> str:
+    """What the test rows were not used for, as far as that is known."""
     used = "training, selection or calibration" if report.data.training_known else "calibration"
     dropped = f" ({report.data.dropped} others were, and are left out)" if report.data.dropped else ""
     unknown = "" if report.data.training_known else "; which rows the model was trained on is not known"

@@ -116,6 +116,11 @@ def test_the_report_can_be_recomputed_from_its_examples(softrisk: Softrisk, repo
         expected = roc_auc_score(is_attacked, -np.concatenate([arrays["clean:rank"], ranks]))
         assert attack.on_successful[0].auroc == pytest.approx(expected)
         assert all(f"clean:{name}" in arrays for name in DIAGNOSTICS)
+        msp = next(each for each in attack.on_successful if each.score == "msp")
+        scores = arrays[f"{attack.label}:msp"][successful]
+        assert scores.dtype == np.float32
+        expected = roc_auc_score(is_attacked, np.concatenate([arrays["clean:msp"], scores]))
+        assert msp.auroc == pytest.approx(expected)
         # α = 0.05 is the bundle's own default, so these flags are the graph's.
         flagged = next(row for row in report.false_alarms if (row.alpha, row.guarantee) == (0.05, "marginal"))
         assert (arrays["clean:rank"] <= flagged.rank_limit).sum() == flagged.realised.successes
