@@ -43,6 +43,7 @@ COMMANDS: Final = (
     Command("evaluate", "softrisk_evaluation.cli", "evaluation", "Attack a bundle and say what its flag is worth."),
     Command("experiment", "softrisk_evaluation.cli_experiment", "evaluation", "Measure what the losses are worth."),
     Command("serve", "softrisk_service.cli", "service", "Serve a model repository over HTTP."),
+    Command("keys", "softrisk_service.cli_keys", "service", "Make the API keys of a service."),
     Command("predict", "softrisk_client.cli", "client", "Send images to a running service."),
 )
 

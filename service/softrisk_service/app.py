@@ -5,23 +5,25 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CollectorRegistry
 
 from softrisk_core import __version__
 from softrisk_service import problems
 from softrisk_service.access import Recorder, RecordRequests
+from softrisk_service.callers import Callers
 from softrisk_service.engine import Engine
 from softrisk_service.exchange import Shortcut
 from softrisk_service.exposition import render
 from softrisk_service.inference import Inference
 from softrisk_service.openapi import describe
+from softrisk_service.routes.callers import BEARER, identify_by
 from softrisk_service.routes.inference import InferenceRoute
 from softrisk_service.routes.operations import operation_routes
 from softrisk_service.routes.repository import repository_routes
 from softrisk_service.routes.v1 import v1_routes
-from softrisk_service.routes.v2 import v2_routes
+from softrisk_service.routes.v2 import v2_health_routes, v2_routes
 from softrisk_service.settings import Settings
 from softrisk_service.siblings import Siblings
 
@@ -37,11 +39,15 @@ def create_app(
         engine: The models.
         siblings: The other processes of the service, where there are any: then `/metrics` shows all of them, and all
             load and unload models on request.
+
+    Raises:
+        ConfigurationError: If the keys that the settings name cannot be read.
     """
 
     async def scrape(accept: str) -> tuple[bytes, str]:
         return render(registry, accept)
 
+    callers = Callers.of(settings)
     inference = Inference(settings, engine)
     recorder = Recorder(engine.metrics, settings.access_log)
     route = InferenceRoute(inference)
@@ -51,7 +57,7 @@ def create_app(
         # Beside the server, so that /livez and /readyz answer while models are loaded and warmed up.
         loading = asyncio.create_task(engine.load())
         try:
-            yield {"shortcut": Shortcut(inference, recorder)}  # to the connections, see ShortcutProtocol
+            yield {"shortcut": Shortcut(inference, recorder, callers)}  # to the connections, see ShortcutProtocol
         finally:
             await loading
             await engine.close()
@@ -67,9 +73,11 @@ def create_app(
         # A redirect would be built from the Host header, which is the client's.
         redirect_slashes=False,
     )
-    app.include_router(v1_routes(engine, route))
-    app.include_router(v2_routes(engine, route))
-    app.include_router(repository_routes(engine, siblings or engine))
+    app.include_router(v2_health_routes(engine))
+    known = [Depends(BEARER), Depends(identify_by(callers))]
+    app.include_router(v1_routes(engine, route), dependencies=known)
+    app.include_router(v2_routes(engine, route), dependencies=known)
+    app.include_router(repository_routes(engine, siblings or engine, callers), dependencies=known)
     app.include_router(operation_routes(engine, siblings.scrape if siblings else scrape))
     app.add_middleware(RecordRequests, recorder=recorder)
     problems.install(app)

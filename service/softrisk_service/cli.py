@@ -7,6 +7,7 @@ import typer
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from softrisk_service.callers import Callers
 from softrisk_service.errors import ConfigurationError
 from softrisk_service.listing import check_repository
 from softrisk_service.logs import configure_logs
@@ -35,6 +36,7 @@ def serve(
     poll_seconds: Annotated[float | None, _flag("poll_seconds")] = None,
     host: Annotated[str | None, _flag("host")] = None,
     port: Annotated[int | None, _flag("port")] = None,
+    keys: Annotated[Path | None, _flag("keys")] = None,
     alpha_review: Annotated[float | None, _flag("alpha_review")] = None,
     alpha_reject: Annotated[float | None, _flag("alpha_reject")] = None,
     max_batch_size: Annotated[int | None, _flag("max_batch_size")] = None,
@@ -61,6 +63,7 @@ def serve(
     flags = {name: value for name, value in locals().items() if value is not None}
     settings = _settings(flags)
     check_repository(settings)
+    Callers.of(settings)  # unreadable keys are told now, not by every worker
     sockets = listen(settings.host, settings.port)
     configure_logs(settings)
     if settings.workers > 1:

@@ -10,6 +10,7 @@ ServiceError
 │   └── ChannelClosedError  … or is gone
 └── RequestError         an answer other than 200; the class says which
     ├── MalformedError      400
+    ├── UnauthorizedError   401
     ├── ForbiddenError      403
     ├── UnknownModelError   404
     ├── SlowBodyError       408
@@ -81,8 +82,15 @@ class MalformedError(RequestError):
     """The body is not what its media type says."""
 
 
+class UnauthorizedError(RequestError):
+    """No key, or a wrong one, where the operator asks for keys."""
+
+    status = 401
+    headers = MappingProxyType({"www-authenticate": 'Bearer realm="softrisk"'})
+
+
 class ForbiddenError(RequestError):
-    """The operator has not allowed it."""
+    """The operator has not allowed it, or not to this caller."""
 
     status = 403
 

@@ -6,6 +6,7 @@ from http import HTTPStatus
 from typing import Final, Protocol
 
 from softrisk_service.access import CLIENT_CLOSED, Recorder
+from softrisk_service.callers import Callers
 from softrisk_service.catalogue import ServedVersion
 from softrisk_service.errors import RequestError, SlowBodyError
 from softrisk_service.heads import Head
@@ -51,12 +52,14 @@ class Shortcut:
     Args:
         inference: The steps.
         recorder: Who keeps count.
+        callers: Who tells what a caller may see.
     """
 
-    def __init__(self, inference: Inference, recorder: Recorder) -> None:
+    def __init__(self, inference: Inference, recorder: Recorder, callers: Callers) -> None:
         settings = inference.settings
         self.inference = inference
         self.recorder = recorder
+        self.callers = callers
         self.allowance = inference.allowance()  # of everybody, since what costs more goes the ordinary way
         self.longest_json = min(INLINE_BYTES, settings.max_json_bytes, settings.max_body_bytes)
         self.longest_binary = min(LONGEST_BINARY, settings.max_body_bytes)
@@ -144,7 +147,9 @@ class Exchange(Ticket):
                 self._connection.replay(body)
                 return
             arrived = time.perf_counter()
-            call: Call = head.target.codec.decode(head.envelope, body, served, self._shortcut.allowance)
+            call: Call = head.target.codec.decode(
+                head.envelope, body, served, self._shortcut.allowance, head.target.disclosure
+            )
             if not is_short(call.inputs, served):
                 self._connection.replay(body)
                 return
@@ -165,8 +170,10 @@ class Exchange(Ticket):
         except Exception as error:
             self._refuse(error)
             return
-        binary = b"" if answer.header_length is None else b"%b: %d\r\n" % (_BINARY, answer.header_length)
-        self._answer(200, answer.media, b"%b: %b\r\n%b" % (_RISK, risk.encode(), binary), answer.content)
+        headers = b"" if risk is None else b"%b: %b\r\n" % (_RISK, risk.encode())
+        if answer.header_length is not None:
+            headers += b"%b: %d\r\n" % (_BINARY, answer.header_length)
+        self._answer(200, answer.media, headers, answer.content)
 
     def abandon(self) -> None:
         """The connection is gone."""

@@ -1,6 +1,7 @@
 """Heads of inference requests that can go the short way."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -8,8 +9,9 @@ from typing import Final
 from softrisk_service.codecs import v1, v2
 from softrisk_service.codecs.body import JSON
 from softrisk_service.codecs.envelope import Envelope, read_envelope
+from softrisk_service.disclosure import Disclosure
 from softrisk_service.errors import RequestError
-from softrisk_service.inference import HEADER_LENGTH, Target, is_quick
+from softrisk_service.inference import HEADER_LENGTH, Codec, Target, is_quick
 
 _LONGEST_VALUE: Final = 512
 """Of what is remembered between requests."""
@@ -21,7 +23,8 @@ _LENGTH: Final = b"content-length"
 _TYPE: Final = b"content-type"
 _BINARY: Final = HEADER_LENGTH.lower().encode()
 _REQUEST_ID: Final = b"x-request-id"
-_READ: Final = frozenset((_LENGTH, _TYPE, _BINARY, _REQUEST_ID))
+_AUTHORIZATION: Final = b"authorization"
+_READ: Final = frozenset((_LENGTH, _TYPE, _BINARY, _REQUEST_ID, _AUTHORIZATION))
 # These ask for something beyond a body of known length, read at once and answered at once.
 _NOT_PLAIN: Final = frozenset((b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"))
 
@@ -33,7 +36,7 @@ class Head:
     Attributes:
         url: As it came.
         headers: As they came.
-        target: What the path asks for.
+        target: What the path asks for, and what the caller may see.
         envelope: How the body is to be read.
         length: Of the body.
         request_id: The caller's.
@@ -49,7 +52,13 @@ class Head:
     is_quick: bool
 
 
-def read_head(url: bytes, headers: list[tuple[bytes, bytes]], longest_json: int, longest_binary: int) -> Head | None:
+def read_head(
+    url: bytes,
+    headers: list[tuple[bytes, bytes]],
+    longest_json: int,
+    longest_binary: int,
+    disclosure: Callable[[str | None], Disclosure],
+) -> Head | None:
     """Read a plain head: the path of a model, a body of known and moderate length, and nothing special asked for.
 
     Args:
@@ -57,12 +66,13 @@ def read_head(url: bytes, headers: list[tuple[bytes, bytes]], longest_json: int,
         headers: Names in lower case.
         longest_json: Longest body.
         longest_binary: Longest body with binary tensors.
+        disclosure: What a caller with some `Authorization` may see; raises `RequestError` if it is refused.
 
     Returns:
-        None if it is not plain.
+        None if it is not plain; one that is refused is not.
     """
     # Long ones would fill the caches of what was read before.
-    if len(url) > _LONGEST_VALUE or (target := _target(url)) is None:
+    if len(url) > _LONGEST_VALUE or (path := _path(url)) is None:
         return None
     read: dict[bytes, str] = {}
     for name, value in headers:
@@ -77,6 +87,7 @@ def read_head(url: bytes, headers: list[tuple[bytes, bytes]], longest_json: int,
     if not length.isdecimal() or int(length) > longest:
         return None
     try:
+        target = Target(*path, disclosure(read.get(_AUTHORIZATION)))
         envelope = read_envelope(read.get(_TYPE), None, read.get(_BINARY))
     except RequestError:
         return None
@@ -85,9 +96,9 @@ def read_head(url: bytes, headers: list[tuple[bytes, bytes]], longest_json: int,
 
 
 @lru_cache(maxsize=1024)
-def _target(url: bytes) -> Target | None:
+def _path(url: bytes) -> tuple[Codec, str, str | None] | None:
     for pattern, codec in ((_V2, v2), (_V1, v1)):
         if match := pattern.fullmatch(url):
             name, version = match.groups()
-            return Target(codec, name.decode(), None if version is None else version.decode())
+            return codec, name.decode(), None if version is None else version.decode()
     return None

@@ -10,6 +10,7 @@ from softrisk_service.codecs.allowance import Allowance
 from softrisk_service.codecs.body import JSON, BodyBudget
 from softrisk_service.codecs.envelope import Answer, Envelope
 from softrisk_service.codecs.media import NPY_TYPE
+from softrisk_service.disclosure import Disclosure
 from softrisk_service.engine import Engine
 from softrisk_service.outcome import Inputs, Rows
 from softrisk_service.policy import risk_header
@@ -47,7 +48,9 @@ class Codec(Protocol):
     def TAKES_FILES(self) -> bool:
         """Whether JSON may hold encoded files."""
 
-    def decode(self, envelope: Envelope, body: bytes, served: ServedVersion, allowance: Allowance) -> Any:
+    def decode(
+        self, envelope: Envelope, body: bytes, served: ServedVersion, allowance: Allowance, disclosure: Disclosure
+    ) -> Any:
         """From a body to a call."""
 
     def encode(self, call: Any, rows: Rows, served: ServedVersion) -> Answer:
@@ -56,17 +59,19 @@ class Codec(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a path asks for.
+    """What a path asks for, and for whom.
 
     Attributes:
         codec: The protocol.
         name: Model name.
         version: Version, if the path has one.
+        disclosure: What the caller may see.
     """
 
     codec: Codec
     name: str
     version: str | None
+    disclosure: Disclosure
 
 
 class Inference:
@@ -118,16 +123,16 @@ def decode(target: Target, envelope: Envelope, body: bytes, served: ServedVersio
         ClientGoneError: If nobody waits for it any more.
     """
     start = time.perf_counter()
-    call: Call = target.codec.decode(envelope, body, served, allowance)
+    call: Call = target.codec.decode(envelope, body, served, allowance, target.disclosure)
     served.metrics.stages["decode"].observe(time.perf_counter() - start)
     return call
 
 
-def encode(target: Target, call: Call, rows: Rows, served: ServedVersion) -> tuple[Answer, str]:
-    """Write an answer, and the value of its `RISK_HEADER`."""
+def encode(target: Target, call: Call, rows: Rows, served: ServedVersion) -> tuple[Answer, str | None]:
+    """Write an answer, and the value of its `RISK_HEADER`, if the caller may see it."""
     start = time.perf_counter()
     answer = target.codec.encode(call, rows, served)
-    risk = risk_header(rows.ranks, call.limit, served.policy.n)
+    risk = risk_header(rows.ranks, call.limit, served.policy.n) if target.disclosure == "full" else None
     served.metrics.stages["encode"].observe(time.perf_counter() - start)
     return answer, risk
 

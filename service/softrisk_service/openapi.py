@@ -30,6 +30,10 @@ def describe(app: FastAPI) -> None:
                 [(model, "validation") for model in schemas.REFERENCED], ref_template="#/components/schemas/{model}"
             )
             app.openapi_schema["components"]["schemas"] |= definitions["$defs"]
+            for path in app.openapi_schema["paths"].values():
+                for operation in path.values():
+                    if "security" in operation:
+                        operation["security"].append({})  # without keys configured, there is none to send
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign] # FastAPI's documented way to extend the document

@@ -70,6 +70,11 @@ def risk_score(rank: int, n: int) -> float:
     return (n + 1 - rank) / (n + 1)
 
 
+def risk_decile(rank: int, n: int) -> int:
+    """Tenth of the range of risk scores, from 0 to 9; of integers, so that no rounding moves its limits."""
+    return 10 * (n + 1 - rank) // (n + 1)
+
+
 def risk_header(ranks: list[int], limit: int, n: int) -> str:
     """Value of `X-Adversarial-Risk`: the largest risk score and the number of flags of an answer.
 

@@ -57,15 +57,18 @@ class Risk(_Body):
     """By the operator's two levels; does not depend on the request's α."""
     flagged: bool
     """Whether the rank is within the limit of the request's α."""
-    alpha: float
+    decile: Annotated[int, Field(ge=0, le=9)] | None = None
+    """Tenth of the range of scores that the score is in, 9 the strangest; only with coarse disclosure, which has none
+    of the members below."""
+    alpha: float | None = None
     """The false-alarm rate behind `flagged`."""
-    p_value: Share
+    p_value: Share | None = None
     """rank / (n + 1)."""
-    score: Share
+    score: Share | None = None
     """1 − p_value: stranger than this share of clean traffic."""
-    rank: Annotated[int, Field(ge=1)]
+    rank: Annotated[int, Field(ge=1)] | None = None
     """1 + number of calibration scores that are at least as strange."""
-    nonconformity: float
+    nonconformity: float | None = None
     """The score itself; larger is stranger."""
 
 
@@ -74,11 +77,14 @@ class Prediction(_Body):
 
     label: Annotated[int, Field(ge=0)]
     class_name: str
-    confidence: Share
+    confidence: Share | None = None
+    """Absent without full disclosure."""
     probabilities: list[Share] | None = None
-    """Absent if the request said so."""
-    diagnostics: Diagnostics  # type: ignore[valid-type] # made by create_model
-    risk: Risk
+    """Absent if the request said so, and without full disclosure."""
+    diagnostics: Diagnostics | None = None  # type: ignore[valid-type] # made by create_model
+    """Absent without full disclosure."""
+    risk: Risk | None = None
+    """Absent if the operator discloses nothing but the label to this caller."""
 
 
 class PredictResponse(_Body):
@@ -133,7 +139,7 @@ class InferRequest(_Body):
     (`content_type`, `priority`, `timeout`, `sequence_…`) and that change nothing."""
     inputs: list[InferInput]
     outputs: list[InferWanted] | None = None
-    """By default all that the metadata list."""
+    """By default all that the metadata list, which are those that the caller may see."""
 
 
 class BinaryParameters(_Body):
@@ -168,7 +174,8 @@ class InferResponse(_Body):
     model_name: str
     model_version: str
     id: str | None = None
-    parameters: AnswerParameters
+    parameters: AnswerParameters | None = None
+    """Absent without full disclosure."""
     outputs: list[InferOutput]
 
 
@@ -198,8 +205,8 @@ class ModelMetadata(_Body):
     inputs: list[TensorMetadata]
     outputs: list[TensorMetadata]
     parameters: dict[str, Scalar]
-    """Device, precision, calibration id, n and α, the version that answers by default, and `not_ready_<version>` with
-    the reason for each version that is not served."""
+    """Device, precision, with full disclosure calibration id, n and α, the version that answers by default, and
+    `not_ready_<version>` with the reason for each version that is not served."""
 
 
 class Live(_Body):
@@ -242,6 +249,8 @@ class Problem(BaseModel):
 
 _DESCRIPTIONS: Final = {
     400: "Not what its headers say: broken JSON, NaN, Infinity, badly packed, more or fewer bytes than declared.",
+    401: "No key, or a wrong one, where the operator asks for keys.",
+    403: "Asks for more than the caller may see.",
     404: "No such model or version.",
     408: "The body was not there in time.",
     413: "The body, packed or unpacked, or the number of instances or pixels in it, is over the limit.",
@@ -272,7 +281,7 @@ def ok(model: type[BaseModel], example: dict[str, Any] | None = None) -> Respons
 
 _RISK_HEADER: Final = {
     "X-Adversarial-Risk": {
-        "description": "Largest risk score and number of flags, for gateways that do not parse bodies.",
+        "description": "Largest risk score and number of flags, for gateways; with full disclosure only.",
         "schema": {"type": "string"},
         "example": "max=0.31; flagged=0",
     }

@@ -25,13 +25,17 @@ class Settings(BaseSettings):
     """Folder of bundles, <repository>/<model>/<version>."""
     repository_mode: RepositoryMode = "poll"
     """poll: follow the repository; explicit: change what is served by requests to /v2/repository only, which anyone who
-    reaches the port may send; none: keep what was loaded at start."""
+    reaches the port may send, or with keys those with full disclosure; none: keep what was loaded at start."""
     poll_seconds: Seconds = 5.0
     """Time from one look at the repository to the next, with repository_mode poll."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 for all interfaces."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """Port to listen on; 0 for any free one."""
+
+    keys: Path | None = None
+    """File of API keys, as `softrisk keys add` makes it: then each caller needs one, and sees what it allows. By
+    default callers on this machine see everything, and all others coarse answers."""
 
     alpha_review: Alpha | None = None
     """False-alarm rate of the decision `review`; by default the one of each bundle."""

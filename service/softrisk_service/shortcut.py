@@ -8,6 +8,7 @@ the ordinary way. What a caller gets is the same on both, and the tests of the p
 
 from typing import Any
 
+from softrisk_service.disclosure import Disclosure
 from softrisk_service.exchange import Exchange, Shortcut
 from softrisk_service.heads import Head, read_head
 from softrisk_service.protocol import GuardedProtocol
@@ -143,8 +144,15 @@ class ShortcutProtocol(GuardedProtocol):
             return None
         head = self._last
         if head is None or head.headers != self.headers or head.url != self.url:
-            self._last = head = read_head(self.url, self.headers, shortcut.longest_json, shortcut.longest_binary)
+            self._last = head = read_head(
+                self.url, self.headers, shortcut.longest_json, shortcut.longest_binary, self._disclosure
+            )
         return None if head is None else self._exchange_for(head)
+
+    def _disclosure(self, authorization: str | None) -> Disclosure:
+        """What the caller at the other end may see."""
+        assert self._shortcut is not None  # or there would be no plain heads
+        return self._shortcut.callers.disclosure(authorization, self.client[0] if self.client else None)
 
     def _exchange_for(self, head: Head) -> Exchange | None:
         """The exchange for a plain request, unless one before it is being answered, or its answer not taken."""

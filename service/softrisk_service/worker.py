@@ -105,6 +105,8 @@ def _config(settings: Settings, app: FastAPI) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
+        # They would let callers choose the address by which they are judged.
+        proxy_headers=False,
         timeout_graceful_shutdown=math.ceil(settings.shutdown_seconds),
     )
 

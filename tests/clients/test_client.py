@@ -163,3 +163,23 @@ def test_both_clients_have_the_same_methods_and_arguments() -> None:
         }
 
     assert surface(Client) == surface(AsyncClient)
+
+
+@pytest.mark.parametrize("client", [Client, AsyncClient])
+async def test_the_key_is_sent_with_every_request(client: Any, service: FakeService) -> None:
+    made = client("http://host", "mnist", api_key="k-1", headers={"Authorization": "other", "x-trace": "t"},
+                  transport=httpx2.MockTransport(service))  # fmt: skip
+    for method in ("models", "ready"):
+        result = getattr(made, method)()
+        if inspect.isawaitable(result):
+            await result
+    assert [request.headers["authorization"] for request in service.requests] == ["Bearer k-1"] * 2
+    assert {request.headers["x-trace"] for request in service.requests} == {"t"}
+
+
+@pytest.mark.parametrize("client", [Client, AsyncClient])
+@pytest.mark.parametrize("key", ["", "secret\n", "se cret", "sécret"])
+def test_what_cannot_be_a_key_is_refused_without_repeating_it(client: Any, key: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="API key") as caught:
+        client("http://host", api_key=key)
+    assert "cret" not in str(caught.value)

@@ -149,6 +149,15 @@ def test_coarse_disclosure_is_shown_as_far_as_it_goes(on_the_network: FakeServic
     assert row == ["odd.png", "seven", "–", "–", "–", "review"]
 
 
+def test_the_key_comes_from_the_environment_or_an_option(
+    on_the_network: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOFTRISK_API_KEY", "k-1")
+    assert run("odd.png", "--model", "mnist")[0] == 3
+    assert run("odd.png", "--model", "mnist", "--api-key", "k-2")[0] == 3
+    assert [request.headers["authorization"] for request in on_the_network.requests] == ["Bearer k-1", "Bearer k-2"]
+
+
 def test_without_disclosure_nothing_passes(on_the_network: FakeService) -> None:
     on_the_network.odd = NONE
     for options in ([], ["--alpha", "0.05"]):

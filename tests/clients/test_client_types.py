@@ -16,11 +16,11 @@ from softrisk_client import Decision, InvalidArgumentError, Prediction, PredictR
 
 def test_coarse_and_no_disclosure_are_answers_too() -> None:
     coarse = Prediction.model_validate_json(
-        '{"label": 7, "class_name": "7", "risk": {"decision": "review", "flagged": true}}'
+        '{"label": 7, "class_name": "7", "risk": {"decision": "review", "flagged": true, "decile": 9}}'
     )
     assert coarse.risk is not None
     assert coarse.risk.decision is Decision.REVIEW
-    assert coarse.risk.p_value is None
+    assert (coarse.risk.decile, coarse.risk.p_value) == (9, None)
     none = Prediction.model_validate_json('{"label": 7, "class_name": "7"}')
     assert (none.risk, none.diagnostics, none.confidence) == (None, None, None)
 

@@ -248,7 +248,13 @@ async def _without_sockets(app: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
 @asynccontextmanager
 async def _over_a_socket(app: FastAPI, keep_alive: int) -> AsyncIterator[httpx2.AsyncClient]:
     config = uvicorn.Config(
-        app, http=ShortcutProtocol, ws="none", lifespan="on", log_config=None, timeout_keep_alive=keep_alive
+        app,
+        http=ShortcutProtocol,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        timeout_keep_alive=keep_alive,
+        proxy_headers=False,
     )
     server = uvicorn.Server(config)
     listener = socket.create_server(("127.0.0.1", 0))

@@ -47,11 +47,17 @@ def test_every_setting_is_explained_and_has_a_flag() -> None:
         assert name == "repository" or f"--{name.replace('_', '-')}" in shown.output
 
 
-def test_a_wrong_flag_or_folder_is_told_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_flag_or_folder_is_told_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_bundle: Any
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models/mine/1").mkdir(parents=True)
+    make_bundle(tmp_path / "served")
+    (tmp_path / "empty.json").write_text('{"keys": []}')
     for arguments, message in (
         ([str(tmp_path / "none")], "no model repository"),
+        (["served", "--keys", "nowhere.json"], "nowhere.json cannot be read: No such file"),
+        (["served", "--keys", "empty.json"], "empty.json holds no key: make one with softrisk keys add"),
         ([str(tmp_path)], f"holds no model: write one there with softrisk export --out {tmp_path}"),
         (["models/mine"], "models/mine is a model, not a repository: softrisk serve models"),
         ([str(tmp_path), "--alpha-review", "2"], "--alpha-review 2.0: Input should be less than 1"),

@@ -1,8 +1,9 @@
 """What is sent: every call as plain data, built once for the synchronous and the asynchronous client."""
 
 import json
+import re
 from base64 import b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -84,6 +85,17 @@ def models() -> Call[tuple[str, ...]]:
 def model(name: str | None) -> Call[ModelMetadata]:
     """Build the request for a model's metadata."""
     return Call("GET", f"/v2/models/{_name(name)}", _responses.reader(ModelMetadata))
+
+
+def headers(api_key: str | None, others: Mapping[str, str] | None) -> httpx2.Headers:
+    """Build the headers of every request."""
+    sent = httpx2.Headers(others)
+    if api_key is not None:
+        # The HTTP library would quote a header that it cannot send, and a key does not belong into an error.
+        if not re.fullmatch(r"[!-~]+", api_key):
+            raise InvalidArgumentError("the API key is empty or has characters that no key has; was it pasted whole?")
+        sent["authorization"] = f"Bearer {api_key}"
+    return sent
 
 
 def _predict_path(model: str | None, version: int | None) -> str:

@@ -30,14 +30,16 @@ class AsyncClient:
         timeout: float = 10.0,
         attempts: int = 4,
         total_timeout: float = 45.0,
+        api_key: str | None = None,
         headers: Mapping[str, str] | None = None,
         transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
         self._model = model
         self._total_timeout = total_timeout
         self._retrying = stamina.AsyncRetryingCaller(attempts=attempts, timeout=total_timeout)
+        sent = _requests.headers(api_key, headers)
         with _responses.translated(base_url):
-            self._http = httpx2.AsyncClient(base_url=base_url, timeout=timeout, headers=headers, transport=transport)
+            self._http = httpx2.AsyncClient(base_url=base_url, timeout=timeout, headers=sent, transport=transport)
 
     async def __aenter__(self) -> Self:
         return self

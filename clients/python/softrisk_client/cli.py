@@ -43,6 +43,14 @@ def predict(
             "default; the decision follows the service's policy either way."
         ),
     ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            envvar="SOFTRISK_API_KEY",
+            show_default=False,
+            help="Key, where the service asks for one. On the command line others may see it: better set the variable.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per image, in place of the table.")] = False,
 ) -> None:
     """Classify images by a running service, and say how strange they are.
@@ -55,7 +63,7 @@ def predict(
     answers: list[tuple[Path, PredictResponse]] = []
     failed = False
     try:
-        with Client(url) as client:
+        with Client(url, api_key=api_key) as client:
             name = model or _only_model(client)
             for image in track(images, "Asking", console=err, transient=True, disable=not err.is_terminal):
                 try:

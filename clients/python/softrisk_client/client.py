@@ -29,7 +29,8 @@ class Client:
         timeout: Seconds that one attempt may wait to connect, to send, and for each part of the answer.
         attempts: How often a call is sent at most; 1 turns retries off.
         total_timeout: Seconds after which no further attempt begins.
-        headers: Sent with every request, such as a key or a trace.
+        api_key: The caller's key, where the service asks for one; it decides what the answers disclose.
+        headers: Sent with every request, such as a trace.
         transport: In place of the network, for tests.
     """
 
@@ -41,14 +42,16 @@ class Client:
         timeout: float = 10.0,
         attempts: int = 4,
         total_timeout: float = 45.0,
+        api_key: str | None = None,
         headers: Mapping[str, str] | None = None,
         transport: httpx2.BaseTransport | None = None,
     ) -> None:
         self._model = model
         self._total_timeout = total_timeout
         self._retrying = stamina.RetryingCaller(attempts=attempts, timeout=total_timeout)
+        sent = _requests.headers(api_key, headers)
         with _responses.translated(base_url):
-            self._http = httpx2.Client(base_url=base_url, timeout=timeout, headers=headers, transport=transport)
+            self._http = httpx2.Client(base_url=base_url, timeout=timeout, headers=sent, transport=transport)
 
     def __enter__(self) -> Self:
         return self

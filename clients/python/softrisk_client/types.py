@@ -1,7 +1,7 @@
 """The answers of the service, typed: frozen, and tolerant of fields that a newer service adds.
 
 What the operator does not disclose to a caller is None: with `coarse` disclosure there are label, class name,
-flag and decision, with `none` label and class name only.
+flag, decision and decile, with `none` label and class name only.
 """
 
 from enum import StrEnum
@@ -56,6 +56,7 @@ class Risk(_Answer):
     Attributes:
         decision: The service's policy at its own two levels, whatever alpha the request asked for.
         flagged: Whether the input is among the strangest share `alpha` of clean traffic.
+        decile: Tenth of the range of scores, from 0 to 9, the strangest; only where the score is not disclosed.
         alpha: The level of `flagged`: its promised rate of false alarms on clean traffic.
         p_value: rank / (n + 1) with n calibration inputs; small is strange.
         score: 1 − p-value; half of all clean inputs are above 0.5.
@@ -65,6 +66,7 @@ class Risk(_Answer):
 
     decision: Decision
     flagged: bool
+    decile: int | None = None
     alpha: float | None = None
     # A NaN compares false with every level and would pass a gate; the bounds keep it out.
     p_value: Annotated[float, Field(gt=0, le=1)] | None = None

@@ -19,9 +19,10 @@ from softrisk_service.codecs.media import IMAGE_TYPES, NPY_TYPE, base64_file, im
 from softrisk_service.codecs.parameters import read_limit, read_parameters
 from softrisk_service.codecs.quick import Member, nested_numbers
 from softrisk_service.codecs.tensors import shown, to_array
+from softrisk_service.disclosure import Disclosure, check_parameters
 from softrisk_service.errors import InvalidInputError, MediaTypeError, RequestError, TooLargeError
 from softrisk_service.outcome import Inputs, Rows
-from softrisk_service.policy import risk_score
+from softrisk_service.policy import risk_decile, risk_score
 
 PROTOCOL: Final = "v1"
 TAKES_FILES: Final = True
@@ -37,11 +38,13 @@ class Wishes(NamedTuple):
         alpha: False-alarm rate of the flag.
         limit: Largest flagged rank at that α.
         probabilities: Whether the answer lists all of them.
+        disclosure: What the caller may see, whatever it asks for.
     """
 
     alpha: float
     limit: int
     probabilities: bool
+    disclosure: Disclosure
 
 
 class Call(NamedTuple):
@@ -58,7 +61,9 @@ class Call(NamedTuple):
     wishes: Wishes
 
 
-def decode(envelope: Envelope, body: bytes, served: ServedVersion, allowance: Allowance) -> Call:
+def decode(
+    envelope: Envelope, body: bytes, served: ServedVersion, allowance: Allowance, disclosure: Disclosure
+) -> Call:
     """Read a request.
 
     Args:
@@ -66,6 +71,7 @@ def decode(envelope: Envelope, body: bytes, served: ServedVersion, allowance: Al
         body: Its body, unpacked.
         served: The model that it is for.
         allowance: What it may cost.
+        disclosure: What its caller may see.
 
     Raises:
         RequestError: Whatever is wrong with it.
@@ -77,7 +83,7 @@ def decode(envelope: Envelope, body: bytes, served: ServedVersion, allowance: Al
         )
     specs, media = served.manifest.inputs, envelope.media
     if media == JSON:
-        return _quick(body, served, allowance) or _strict(body, served, allowance)
+        return _quick(body, served, allowance, disclosure) or _strict(body, served, allowance, disclosure)
     if media in IMAGE_TYPES:
         spec = _only_input(specs, media)
         allowance.take_pixels(image_cost(body, spec))
@@ -88,24 +94,24 @@ def decode(envelope: Envelope, body: bytes, served: ServedVersion, allowance: Al
         _check_count(len(array), allowance)
     else:
         raise not_accepted(media, (JSON, *IMAGE_TYPES, NPY_TYPE))
-    return _call({spec.name: array}, _wishes({}, served))
+    return _call({spec.name: array}, _wishes({}, served, disclosure))
 
 
-def _quick(body: bytes, served: ServedVersion, allowance: Allowance) -> Call | None:
+def _quick(body: bytes, served: ServedVersion, allowance: Allowance, disclosure: Disclosure) -> Call | None:
     """Read JSON that asks what an earlier request did, of a model with one input; None for the strict way."""
     specs = served.manifest.inputs
     parts = _INSTANCES.cut(body) if len(specs) == 1 else None
     if parts is None:
         return None
     skeleton, text = parts
-    key = (PROTOCOL, skeleton)
+    key = (PROTOCOL, skeleton, disclosure)
     wishes = served.memory.get(key)
     if wishes is None:
         try:
             document = parse_object(skeleton)
             if document.get("instances") != []:
                 return None
-            wishes = _wishes(read_parameters(document, _PARAMETERS), served)
+            wishes = _wishes(read_parameters(document, _PARAMETERS), served, disclosure)
         except RequestError:  # the strict way will say so
             return None
         served.memory.put(key, wishes)
@@ -113,19 +119,20 @@ def _quick(body: bytes, served: ServedVersion, allowance: Allowance) -> Call | N
     return None if array is None else _call({specs[0].name: array}, wishes)
 
 
-def _strict(body: bytes, served: ServedVersion, allowance: Allowance) -> Call:
+def _strict(body: bytes, served: ServedVersion, allowance: Allowance, disclosure: Disclosure) -> Call:
     document = parse_object(body)
     parameters = read_parameters(document, _PARAMETERS)
     inputs = _instances(document.get("instances"), served.manifest.inputs, allowance)
-    return _call(inputs, _wishes(parameters, served))
+    return _call(inputs, _wishes(parameters, served, disclosure))
 
 
-def _wishes(parameters: dict[str, Any], served: ServedVersion) -> Wishes:
+def _wishes(parameters: dict[str, Any], served: ServedVersion, disclosure: Disclosure) -> Wishes:
+    check_parameters(parameters, disclosure)
     alpha, limit = read_limit(parameters, served.policy)
     probabilities = parameters.get("probabilities", True)
     if not isinstance(probabilities, bool):
         raise InvalidInputError(f"parameters.probabilities: expected true or false, got {shown(probabilities)}")
-    return Wishes(alpha, limit, probabilities)
+    return Wishes(alpha, limit, probabilities, disclosure)
 
 
 def _call(inputs: Inputs, wishes: Wishes) -> Call:
@@ -191,7 +198,7 @@ def _at(where: str) -> Iterator[None]:
 
 
 def encode(call: Call, rows: Rows, served: ServedVersion) -> Answer:
-    """The answer: for each instance label, diagnostics and risk."""
+    """The answer: for each instance label, diagnostics and risk, as far as the caller may see them."""
     # One by one: in one piece the interpreter would be held until the last is done.
     predictions = [
         orjson.Fragment(orjson.dumps(_prediction(row, call.wishes, rows, served), option=orjson.OPT_SERIALIZE_NUMPY))
@@ -205,12 +212,18 @@ def _prediction(row: int, wishes: Wishes, rows: Rows, served: ServedVersion) -> 
     # numpy's float32 scalars stay as they are: orjson writes them with the digits that float32 has.
     outputs, rank, policy = rows.batch.outputs, rows.batch.ranks[row], served.policy
     label = int(outputs["label"][row])
+    prediction: dict[str, Any] = {"label": label, "class_name": served.manifest.classes[label]}
+    if wishes.disclosure == "none":
+        return prediction
+    if wishes.disclosure == "coarse":
+        prediction["risk"] = {
+            "decision": policy.decide(rank),
+            "flagged": rank <= wishes.limit,
+            "decile": risk_decile(rank, policy.n),
+        }
+        return prediction
     probabilities = outputs["probabilities"][row]
-    prediction: dict[str, Any] = {
-        "label": label,
-        "class_name": served.manifest.classes[label],
-        "confidence": probabilities[label],
-    }
+    prediction["confidence"] = probabilities[label]
     if wishes.probabilities:
         prediction["probabilities"] = np.ascontiguousarray(probabilities)
     prediction["diagnostics"] = {name: outputs[name][row] for name in DIAGNOSTICS}

@@ -17,6 +17,7 @@ from softrisk_service.codecs.envelope import Answer, Envelope
 from softrisk_service.codecs.quick import MAX_SKELETON, Member, numbers, without_id
 from softrisk_service.codecs.tensors import to_array
 from softrisk_service.codecs.v2_plan import Plan, Tensor, read_plan
+from softrisk_service.disclosure import Disclosure
 from softrisk_service.errors import InvalidInputError, MalformedError, RequestError, TooLargeError
 from softrisk_service.outcome import Inputs, Rows
 
@@ -44,7 +45,9 @@ class Call(NamedTuple):
     id: str | None
 
 
-def decode(envelope: Envelope, body: bytes, served: ServedVersion, allowance: Allowance) -> Call:
+def decode(
+    envelope: Envelope, body: bytes, served: ServedVersion, allowance: Allowance, disclosure: Disclosure
+) -> Call:
     """Read a request.
 
     Args:
@@ -52,6 +55,7 @@ def decode(envelope: Envelope, body: bytes, served: ServedVersion, allowance: Al
         body: Its body, unpacked.
         served: The model that it is for.
         allowance: What it may cost.
+        disclosure: What its caller may see.
 
     Returns:
         Binary tensors are views of the body where it is aligned for float32, else copies.
@@ -64,28 +68,28 @@ def decode(envelope: Envelope, body: bytes, served: ServedVersion, allowance: Al
     if length is None:
         if envelope.media != JSON:
             raise not_accepted(envelope.media, (JSON, f"{OCTETS} with Inference-Header-Content-Length"))
-        return _quick(body, served, allowance) or _strict(body, len(body), served, allowance)
+        return _quick(body, served, allowance, disclosure) or _strict(body, len(body), served, allowance, disclosure)
     if envelope.media not in (JSON, OCTETS):
         raise not_accepted(envelope.media, (JSON, OCTETS))
     if length > len(body):
         raise MalformedError(f"Inference-Header-Content-Length is {length}, the body has only {len(body)} bytes")
     if length == 0:
-        return _call(_raw_plan(len(body), served, allowance), None, body, length, allowance)
+        return _call(_raw_plan(len(body), served, allowance, disclosure), None, body, length, allowance)
     if length > allowance.max_json_bytes:
         raise TooLargeError(
             f"Inference-Header-Content-Length is {length}, more than the {allowance.max_json_bytes} bytes of JSON that "
             "are accepted"
         )
-    return _strict(body, length, served, allowance)
+    return _strict(body, length, served, allowance, disclosure)
 
 
-def _quick(body: bytes, served: ServedVersion, allowance: Allowance) -> Call | None:
+def _quick(body: bytes, served: ServedVersion, allowance: Allowance, disclosure: Disclosure) -> Call | None:
     """Read JSON that declares what an earlier request did; None for the strict way."""
     parts = _DATA.cut(body)
     if parts is None:
         return None
     try:
-        plan, name = _plan(parts[0], served, allowance)
+        plan, name = _plan(parts[0], served, allowance, disclosure)
     except RequestError:  # the strict way will say so
         return None
     tensor = plan.tensors[0]
@@ -95,9 +99,9 @@ def _quick(body: bytes, served: ServedVersion, allowance: Allowance) -> Call | N
     return None if array is None else Call({tensor.spec.name: array}, plan.limit, plan, name)
 
 
-def _strict(body: bytes, length: int, served: ServedVersion, allowance: Allowance) -> Call:
+def _strict(body: bytes, length: int, served: ServedVersion, allowance: Allowance, disclosure: Disclosure) -> Call:
     """Read JSON of a length, and the binary tensors behind it."""
-    plan, name = _plan(body[:length], served, allowance)
+    plan, name = _plan(body[:length], served, allowance, disclosure)
     return _call(plan, name, body, length, allowance)
 
 
@@ -115,20 +119,20 @@ def _call(plan: Plan, name: str | None, body: bytes, length: int, allowance: All
     return Call(inputs, plan.limit, plan, name)
 
 
-def _plan(text: bytes, served: ServedVersion, allowance: Allowance) -> tuple[Plan, str | None]:
+def _plan(text: bytes, served: ServedVersion, allowance: Allowance, disclosure: Disclosure) -> tuple[Plan, str | None]:
     """What JSON declares, and the id in it, for which alone it is not read again."""
     alike, name = without_id(text)
-    key = (PROTOCOL, alike)
+    key = (PROTOCOL, alike, disclosure)
     plan: Plan | None = served.memory.get(key)
     if plan is None:
-        plan = read_plan(parse_object(text), served, allowance.max_instances)
+        plan = read_plan(parse_object(text), served, allowance.max_instances, disclosure)
         if len(text) <= MAX_SKELETON and not any(tensor.data for tensor in plan.tensors):
             served.memory.put(key, plan)
     # What was taken out is the request's id if it has one: there is only one member of this name.
     return plan, plan.id if name is None or plan.id is None else name
 
 
-def _raw_plan(size: int, served: ServedVersion, allowance: Allowance) -> Plan:
+def _raw_plan(size: int, served: ServedVersion, allowance: Allowance, disclosure: Disclosure) -> Plan:
     """What Triton's raw binary request means: all of the body is the only input, all outputs are wanted binary."""
     specs = served.manifest.inputs
     if len(specs) > 1:
@@ -143,7 +147,7 @@ def _raw_plan(size: int, served: ServedVersion, allowance: Allowance) -> Plan:
         "parameters": {"binary_data_size": size},
     }
     document = {"inputs": [tensor], "parameters": {"binary_data_output": True}}
-    return read_plan(document, served, allowance.max_instances)
+    return read_plan(document, served, allowance.max_instances, disclosure)
 
 
 def _array(tensor: Tensor, body: bytes, start: int) -> NDArray[np.float32]:

@@ -34,6 +34,12 @@ def output_shape(name: str, classes: int) -> list[int]:
     return [-1, classes] if name in _VECTORS else [-1]
 
 
+def calibration_parameters(served: ServedVersion, alpha: float) -> dict[str, Any]:
+    """What p-values and a flag at some α rest on."""
+    calibration = served.manifest.calibration
+    return {"calibration_id": calibration.id, "n": calibration.n, "alpha": alpha}
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Form:
     """How the answers to all requests that ask alike look.
@@ -57,14 +63,14 @@ class Form:
 
 
 def form_for(
-    served: ServedVersion, wanted: tuple[tuple[str, bool], ...], alpha: float, rows: int, has_id: bool
+    served: ServedVersion, wanted: tuple[tuple[str, bool], ...], alpha: float | None, rows: int, has_id: bool
 ) -> Form:
     """The form of the answers to a request.
 
     Args:
         served: Who answers.
         wanted: Names of outputs, and whether they are wanted binary.
-        alpha: False-alarm rate of the flag.
+        alpha: False-alarm rate of the flag, which is told with the calibration behind it; None to tell neither.
         rows: Instances in the request.
         has_id: Whether the request has an id.
     """
@@ -76,8 +82,9 @@ def form_for(
     return form
 
 
-def _form(served: ServedVersion, wanted: tuple[tuple[str, bool], ...], alpha: float, rows: int, has_id: bool) -> Form:
-    calibration = served.manifest.calibration
+def _form(
+    served: ServedVersion, wanted: tuple[tuple[str, bool], ...], alpha: float | None, rows: int, has_id: bool
+) -> Form:
     outputs = []
     for name, binary in wanted:
         datatype = output_datatype(name)
@@ -93,7 +100,7 @@ def _form(served: ServedVersion, wanted: tuple[tuple[str, bool], ...], alpha: fl
         "model_name": served.name,
         "model_version": served.version,
         **({"id": orjson.Fragment(b"%b")} if has_id else {}),
-        "parameters": {"calibration_id": calibration.id, "n": calibration.n, "alpha": alpha},
+        **({} if alpha is None else {"parameters": calibration_parameters(served, alpha)}),
         "outputs": outputs,
     }
     in_json = [name for name, binary in wanted if not binary]

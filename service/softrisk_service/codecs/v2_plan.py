@@ -10,6 +10,7 @@ from softrisk_service.catalogue import ServedVersion
 from softrisk_service.codecs.parameters import read_limit, read_parameters
 from softrisk_service.codecs.tensors import shown
 from softrisk_service.codecs.v2_answer import Form, form_for
+from softrisk_service.disclosure import VISIBLE, Disclosure, check_output, check_parameters
 from softrisk_service.errors import InvalidInputError, TooLargeError
 
 _PARAMETERS: Final = ("alpha", "guarantee", "binary_data_output")
@@ -59,15 +60,17 @@ class Plan:
     form: Form
 
 
-def read_plan(document: dict[str, Any], served: ServedVersion, max_instances: int) -> Plan:
+def read_plan(document: dict[str, Any], served: ServedVersion, max_instances: int, disclosure: Disclosure) -> Plan:
     """Read all but the numbers.
 
     Args:
         document: The JSON of the request.
         served: The model that it is for.
         max_instances: Most instances.
+        disclosure: What its caller may see.
 
     Raises:
+        ForbiddenError: If it asks for more than that.
         InvalidInputError: Whatever is wrong with it.
         TooLargeError: If it has more instances.
     """
@@ -75,15 +78,18 @@ def read_plan(document: dict[str, Any], served: ServedVersion, max_instances: in
     if name is not None and not isinstance(name, str):
         raise InvalidInputError(f"id: expected a string, got {shown(name)}")
     parameters = read_parameters(document, _PARAMETERS, _IGNORED)
+    check_parameters(parameters, disclosure)
     alpha, limit = read_limit(parameters, served.policy)
     binary = _flag(parameters, "binary_data_output", default=False, where="")
-    wanted = tuple(_wanted(document.get("outputs"), binary))
+    wanted = tuple(_wanted(document.get("outputs"), binary, disclosure))
     tensors = tuple(_tensors(document.get("inputs"), served.manifest.inputs, max_instances))
     rows = tensors[0].shape[0]
     if any(tensor.shape[0] != rows for tensor in tensors):
         raise InvalidInputError("inputs: all must have the same number of instances")
     size = sum(_size(tensor) for tensor in tensors if tensor.data is None)
-    return Plan(tensors, size, alpha, limit, name, form_for(served, wanted, alpha, rows, name is not None))
+    # Below full disclosure no α, which the answer would tell.
+    told_alpha = alpha if disclosure == "full" else None
+    return Plan(tensors, size, alpha, limit, name, form_for(served, wanted, told_alpha, rows, name is not None))
 
 
 def _flag(parameters: dict[str, Any], name: str, *, default: bool, where: str) -> bool:
@@ -93,10 +99,10 @@ def _flag(parameters: dict[str, Any], name: str, *, default: bool, where: str) -
     return value
 
 
-def _wanted(outputs: object, binary: bool) -> Iterator[tuple[str, bool]]:
+def _wanted(outputs: object, binary: bool, disclosure: Disclosure) -> Iterator[tuple[str, bool]]:
     """Names of the wanted outputs, and whether they are wanted binary."""
     if outputs is None or outputs == []:
-        yield from ((name, binary) for name in OUTPUTS)
+        yield from ((name, binary) for name in VISIBLE[disclosure])
         return
     if not isinstance(outputs, list):
         raise InvalidInputError("outputs: expected a list of objects with a name")
@@ -105,6 +111,7 @@ def _wanted(outputs: object, binary: bool) -> Iterator[tuple[str, bool]]:
         name = output.get("name") if isinstance(output, dict) else None
         if name not in OUTPUTS:
             raise InvalidInputError(f"outputs[{index}]: {shown(name)} is not an output; outputs: {', '.join(OUTPUTS)}")
+        check_output(name, disclosure)
         where = f"outputs[{index}]."
         parameters = read_parameters(output, ("binary_data",), ("content_type",), where)
         if name in names:

@@ -53,7 +53,7 @@ class InferenceRoute:
 
         Args:
             request: With its body unread.
-            target: What its path asks for.
+            target: What its path asks for, and what its caller may see.
 
         Raises:
             RequestError: Whatever is wrong with the request, or with the moment.
@@ -81,7 +81,9 @@ class InferenceRoute:
             answer, risk = encode(target, call, rows, served)
         else:
             answer, risk = await asyncio.to_thread(encode, target, call, rows, served)
-        answer_headers = {RISK_HEADER: risk, "content-type": answer.media}
+        answer_headers = {"content-type": answer.media}
+        if risk is not None:
+            answer_headers[RISK_HEADER] = risk
         if answer.header_length is not None:
             answer_headers[HEADER_LENGTH] = str(answer.header_length)
         return Response(answer.content, headers=answer_headers)

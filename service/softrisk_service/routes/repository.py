@@ -1,6 +1,7 @@
 """Triton's model repository extension of the Open Inference Protocol.
 
-The routes are there in every mode and answer 403 unless the operator chose `explicit`.
+The routes are there in every mode and answer 403 unless the operator chose `explicit`; where callers
+need keys, only those with full disclosure may use them.
 """
 
 import asyncio
@@ -13,11 +14,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from softrisk_service import schemas
+from softrisk_service.callers import Callers
 from softrisk_service.catalogue import VersionState
 from softrisk_service.codecs.body import BodyBudget, parse_object, read_body
 from softrisk_service.codecs.tensors import shown
 from softrisk_service.engine import Engine, Wanted
 from softrisk_service.errors import ForbiddenError, InvalidInputError, SlowBodyError
+from softrisk_service.routes.callers import disclosure_of
 
 _LONGEST_BODY: Final = 64 * 1024
 _SECONDS: Final = 10.0
@@ -72,14 +75,16 @@ class RepositoryEntry(_Parameters):
 P = TypeVar("P", bound=_Parameters)
 
 
-def repository_routes(engine: Engine, control: Control) -> APIRouter:
+def repository_routes(engine: Engine, control: Control, callers: Callers) -> APIRouter:
     """The routes below `/v2/repository`."""
 
-    async def allowed() -> None:
+    async def allowed(request: Request) -> None:
         if not engine.takes_orders:
             raise ForbiddenError(
                 "this server does not load and unload models on request: start it with --repository-mode explicit"
             )
+        if callers.have_keys and disclosure_of(request) != "full":
+            raise ForbiddenError("only keys with full disclosure may list, load and unload what the repository holds")
 
     router = APIRouter(
         prefix="/v2/repository",

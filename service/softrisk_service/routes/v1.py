@@ -10,6 +10,7 @@ from softrisk_service import schemas
 from softrisk_service.codecs import v1
 from softrisk_service.engine import Engine
 from softrisk_service.inference import Target
+from softrisk_service.routes.callers import disclosure_of
 from softrisk_service.routes.inference import InferenceRoute
 
 _PREDICT = "/v1/models/{model}:predict"
@@ -28,7 +29,7 @@ def v1_routes(engine: Engine, inference: InferenceRoute) -> APIRouter:
         openapi_extra=schemas.PREDICT_REQUEST,
     )
     async def predict(request: Request, model: str) -> Response:
-        return await inference.answer(request, Target(v1, model, None))
+        return await inference.answer(request, Target(v1, model, None, disclosure_of(request)))
 
     @router.post(
         _PREDICT_VERSION,
@@ -38,7 +39,7 @@ def v1_routes(engine: Engine, inference: InferenceRoute) -> APIRouter:
         openapi_extra=schemas.PREDICT_REQUEST,
     )
     async def predict_version(request: Request, model: str, version: str) -> Response:
-        return await inference.answer(request, Target(v1, model, version))
+        return await inference.answer(request, Target(v1, model, version, disclosure_of(request)))
 
     # Without these a GET would look for a model whose name ends in ":predict".
     @router.get(_PREDICT, include_in_schema=False)

@@ -8,30 +8,23 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from softrisk_core import __version__
-from softrisk_core.manifest import OUTPUTS
 from softrisk_service import schemas
 from softrisk_service.codecs import v2
-from softrisk_service.codecs.v2_answer import output_datatype, output_shape
+from softrisk_service.codecs.v2_answer import calibration_parameters, output_datatype, output_shape
+from softrisk_service.disclosure import VISIBLE, Disclosure
 from softrisk_service.engine import Engine
 from softrisk_service.errors import NotReadyError
 from softrisk_service.inference import Target
+from softrisk_service.routes.callers import disclosure_of
 from softrisk_service.routes.inference import InferenceRoute
 
 _MODEL = "/v2/models/{model}"
 _VERSION = "/v2/models/{model}/versions/{version}"
 
 
-def v2_routes(engine: Engine, inference: InferenceRoute) -> APIRouter:
-    """The routes below `/v2`."""
+def v2_health_routes(engine: Engine) -> APIRouter:
+    """The routes below `/v2/health`, which ask for no key: probes have none."""
     router = APIRouter(tags=["Open Inference Protocol"], default_response_class=JSONResponse)
-
-    @router.get("/v2/", include_in_schema=False)
-    @router.get(
-        "/v2", operation_id="v2_server", summary="Server metadata", responses=schemas.ok(schemas.ServerMetadata)
-    )
-    async def server() -> Response:
-        extensions = ["binary_tensor_data", *(["model_repository"] if engine.takes_orders else [])]
-        return JSONResponse({"name": "softrisk", "version": __version__, "extensions": extensions})
 
     @router.get(
         "/v2/health/live", operation_id="v2_live", summary="Is the server up?", responses=schemas.ok(schemas.Live)
@@ -50,14 +43,29 @@ def v2_routes(engine: Engine, inference: InferenceRoute) -> APIRouter:
             raise NotReadyError(f"not ready: {engine.condition}")
         return JSONResponse({"ready": True})
 
+    return router
+
+
+def v2_routes(engine: Engine, inference: InferenceRoute) -> APIRouter:
+    """All other routes below `/v2`."""
+    router = APIRouter(tags=["Open Inference Protocol"], default_response_class=JSONResponse)
+
+    @router.get("/v2/", include_in_schema=False)
+    @router.get(
+        "/v2", operation_id="v2_server", summary="Server metadata", responses=schemas.ok(schemas.ServerMetadata)
+    )
+    async def server() -> Response:
+        extensions = ["binary_tensor_data", *(["model_repository"] if engine.takes_orders else [])]
+        return JSONResponse({"name": "softrisk", "version": __version__, "extensions": extensions})
+
     @router.get(
         _MODEL,
         operation_id="v2_model",
         summary="Model metadata",
         responses=schemas.ok(schemas.ModelMetadata) | schemas.problems(404, 503),
     )
-    async def model_metadata(model: str) -> Response:
-        return JSONResponse(_metadata(engine, model, None))
+    async def model_metadata(request: Request, model: str) -> Response:
+        return JSONResponse(_metadata(engine, model, None, disclosure_of(request)))
 
     @router.get(
         _VERSION,
@@ -65,8 +73,8 @@ def v2_routes(engine: Engine, inference: InferenceRoute) -> APIRouter:
         summary="Metadata of a version",
         responses=schemas.ok(schemas.ModelMetadata) | schemas.problems(404, 503),
     )
-    async def version_metadata(model: str, version: str) -> Response:
-        return JSONResponse(_metadata(engine, model, version))
+    async def version_metadata(request: Request, model: str, version: str) -> Response:
+        return JSONResponse(_metadata(engine, model, version, disclosure_of(request)))
 
     @router.get(
         f"{_MODEL}/ready",
@@ -96,7 +104,7 @@ def v2_routes(engine: Engine, inference: InferenceRoute) -> APIRouter:
         openapi_extra=schemas.INFER_REQUEST,
     )
     async def infer(request: Request, model: str) -> Response:
-        return await inference.answer(request, Target(v2, model, None))
+        return await inference.answer(request, Target(v2, model, None, disclosure_of(request)))
 
     @router.post(
         f"{_VERSION}/infer",
@@ -106,18 +114,17 @@ def v2_routes(engine: Engine, inference: InferenceRoute) -> APIRouter:
         openapi_extra=schemas.INFER_REQUEST,
     )
     async def infer_version(request: Request, model: str, version: str) -> Response:
-        return await inference.answer(request, Target(v2, model, version))
+        return await inference.answer(request, Target(v2, model, version, disclosure_of(request)))
 
     return router
 
 
-def _metadata(engine: Engine, model: str, version: str | None) -> dict[str, Any]:
+def _metadata(engine: Engine, model: str, version: str | None, disclosure: Disclosure) -> dict[str, Any]:
     served = engine.find(model, version)
     manifest = served.manifest
     statuses = [status for status in engine.statuses() if status.name == model]
     default = next((status.version for status in statuses if status.default), None)
     broken = {f"not_ready_{status.version}": status.reason for status in statuses if not status.ready}
-    calibration = manifest.calibration
     return {
         "name": model,
         "versions": [status.version for status in statuses if status.ready],
@@ -125,14 +132,12 @@ def _metadata(engine: Engine, model: str, version: str | None) -> dict[str, Any]
         "inputs": [{"name": i.name, "datatype": i.datatype, "shape": i.shape} for i in manifest.inputs],
         "outputs": [
             {"name": name, "datatype": output_datatype(name), "shape": output_shape(name, len(manifest.classes))}
-            for name in OUTPUTS
+            for name in VISIBLE[disclosure]
         ],
         "parameters": {
             "device": served.provider.removesuffix("ExecutionProvider").lower(),
             "precision": manifest.model.precision,
-            "calibration_id": calibration.id,
-            "n": calibration.n,
-            "alpha": calibration.alpha,
+            **(calibration_parameters(served, manifest.calibration.alpha) if disclosure == "full" else {}),
             **({} if default is None else {"default_version": default}),
             **broken,
         },
