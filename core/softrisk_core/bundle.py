@@ -47,7 +47,8 @@ class CalibrationArrays:
     """`calibration.npz`.
 
     Attributes:
-        scores: Shape (n,), float32, ascending: nonconformity of held-out clean data by the exported graph.
+        scores: Shape (n,), float32: nonconformity of held-out clean data by the exported graph, ascending. Where there
+            are groups: one group after another, in the order of the manifest, ascending within each.
         histograms: For each diagnostic its (edges (k + 1,), counts (k,)) on the same data.
         training_rows: Digests (`softrisk_core.rows`) of the rows that the model has seen, if known; else empty.
         calibration_rows: Digests of the calibration rows, shape (n,).
@@ -126,10 +127,12 @@ class Bundle:
         Raises:
             BundleError: If that is missing or damaged.
         """
-        recipe = find_score(self.manifest.nonconformity.score)
-        arrays = {} if recipe.fit is None else _read_arrays(self.folder / SCORE)
+        nonconformity = self.manifest.nonconformity
+        recipe = find_score(nonconformity.score)
+        arrays = {} if recipe.needs == "nothing" else _read_arrays(self.folder / SCORE)
+        probes = () if nonconformity.probes is None else nonconformity.probes.names
         try:
-            return recipe.load(arrays)
+            return recipe.load(arrays, probes)
         except KeyError as error:
             raise BundleError(f"{self.folder / SCORE}: the array {error} is missing") from error
 
@@ -180,7 +183,7 @@ def load_bundle(folder: Path) -> Bundle:
             message names the file and what is wrong with it.
     """
     manifest = _read_manifest(folder)
-    fitted = find_score(manifest.nonconformity.score).fit is not None
+    fitted = find_score(manifest.nonconformity.score).needs != "nothing"
     for name in (*SEALED, *((SCORE,) if fitted else ())):
         if name not in manifest.files:
             raise BundleError(f"{folder / MANIFEST}: the entry of {name} is missing")

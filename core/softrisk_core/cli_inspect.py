@@ -1,6 +1,6 @@
 """`softrisk inspect`: what is in a bundle, for people or as JSON."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +11,7 @@ from rich.table import Table
 
 from softrisk_core.bundle import REPORT, Bundle, load_bundle
 from softrisk_core.diagnostics import DIAGNOSTICS
-from softrisk_core.manifest import FULL_PRECISION
+from softrisk_core.manifest import FULL_PRECISION, Level
 from softrisk_core.repository import resolve
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -59,13 +59,11 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
         yield "clean accuracy", f"{model.clean_accuracy:.2%} on its test rows"
     yield "score", f"{manifest.nonconformity}: large is strange"
     yield "calibration", f"{calibration.id}, n = {calibration.n} rows of {calibration.data}"
-    for level in calibration.levels:
-        default = " (default)" if level.alpha == calibration.alpha else ""
-        confident = f"rank ≤ {level.confident_rank}" if level.confident_rank else "too few rows"
-        yield (
-            f"  α = {level.alpha:g}{default}",
-            f"flagged: rank ≤ {level.marginal_rank}; with 95 % confidence: {confident}",
-        )
+    yield from _levels(calibration.levels, calibration.alpha)
+    for group in calibration.groups:
+        names = ", ".join(manifest.classes[label] for label in group.labels[:12])
+        yield "  predicted as", f"{names}{', …' if len(group.labels) > 12 else ''}: n = {group.n}"
+        yield from _levels(group.levels, calibration.alpha)
     yield (
         "parity",
         f"logits within {parity.source:.1e} of the source, diagnostics and score within {parity.reference:.1e} of "
@@ -74,6 +72,16 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
     yield "files", ", ".join(f"{name} {entry.bytes:,} B" for name, entry in manifest.files.items())
     yield "report", "yes" if (bundle.folder / REPORT).is_dir() else "none yet: softrisk evaluate writes it"
     yield "made with", ", ".join(f"{tool} {version}" for tool, version in manifest.tools.items())
+
+
+def _levels(levels: Sequence[Level], default_alpha: float) -> Iterator[tuple[str, str]]:
+    for level in levels:
+        default = " (default)" if level.alpha == default_alpha else ""
+        confident = f"rank ≤ {level.confident_rank}" if level.confident_rank else "too few rows"
+        yield (
+            f"  α = {level.alpha:g}{default}",
+            f"flagged: rank ≤ {level.marginal_rank}; with 95 % confidence: {confident}",
+        )
 
 
 def _diagnostics(bundle: Bundle) -> Table:

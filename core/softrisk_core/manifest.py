@@ -1,9 +1,11 @@
-"""`manifest.json`: what a bundle is, formats 1 and 2.
+"""`manifest.json`: what a bundle is, formats 1 to 3.
 
 The format is an integer. It is raised whenever a field is added, removed or changes its meaning; a reader accepts
 its own format and older ones, and refuses a newer one with the version that wrote it. Unknown fields are refused, so
 that nothing in a manifest is silently ignored. `model.precision` is younger than format 1 and left out wherever it says
-nothing new. Format 2 has scores other than one side of a diagnostic; what has none of them is written in format 1.
+nothing new. Format 2 has scores other than one side of a diagnostic, format 3 calibration groups, scores of
+features, scores that were fitted to attacks, and probes; every bundle is written in the oldest format that can say what
+it is.
 """
 
 from datetime import datetime
@@ -22,10 +24,12 @@ from pydantic import (
 from softrisk_core.conformal import check_alpha, confident_rank, marginal_rank
 from softrisk_core.diagnostics import DIAGNOSTICS
 from softrisk_core.errors import CalibrationError
+from softrisk_core.groups import Grouping
+from softrisk_core.probes import PROBES
 from softrisk_core.scores.catalogue import find_score
 
 FORMAT: Final = "softrisk-bundle"
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 """The newest that is read."""
 
 NAME_PATTERN: Final = r"[A-Za-z0-9][A-Za-z0-9._-]*"
@@ -42,6 +46,9 @@ OUTPUTS: Final = (
     "flagged",
 )
 """Outputs of `model.onnx`, in order: FP32 but for label and rank (INT64) and flagged (BOOL)."""
+
+FEATURES: Final = "softrisk/features"
+"""A further output of `model.onnx` where the score reads them: FP32 (batch, D). The service does not give them away."""
 
 Precision = Literal["fp32", "fp16", "int8"]
 FULL_PRECISION: Final = "fp32"
@@ -112,22 +119,91 @@ class ModelFacts(_Part):
         return fields
 
 
+class GatePoint(_Part):
+    """What probing a share of the traffic costs and brings."""
+
+    passes: Annotated[float, Field(ge=1)]
+    """Forward passes for a clean input, nominally: 1 + share · P for the share that the gate was made to leave
+    undecided, and P probes."""
+    worst: Annotated[float, Field(ge=0, le=1)]
+    """Detected share of an attack at 5 % false alarms: of the attack where it is least, and …"""
+    mean: Annotated[float, Field(ge=0, le=1)]
+    """… on average."""
+
+
+class ProbeFacts(_Part):
+    """When and how inputs are probed."""
+
+    mode: Literal["auto", "always"]
+    """`auto`: where the score without probes is undecided."""
+    names: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Some of `softrisk_core.probes.PROBES`: declared to keep the labels of this model's inputs."""
+    passes: Annotated[float, Field(ge=1)]
+    """Forward passes for a clean input, on average over the calibration rows."""
+    curve: tuple[GatePoint, ...] = ()
+    """Among which gates `auto` was chosen, on rows of their own, each attack judged without its family.
+
+    With one family there is none to leave out: then the curve says nothing about attacks of another.
+    """
+
+    @field_validator("names")
+    @classmethod
+    def _probes_are_known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if names != tuple(name for name in PROBES if name in names):
+            raise ValueError(f"probes are some of {', '.join(PROBES)}, in this order, got {', '.join(names)}")
+        return names
+
+
+class Candidate(_Part):
+    """A score that could have been chosen."""
+
+    score: str
+    worst: Annotated[float, Field(ge=0, le=1)]
+    """Detected share of an attack at 5 % false alarms: of the attack where it is least."""
+    attack: str
+    """That attack."""
+    mean: Annotated[float, Field(ge=0, le=1)]
+    """The same on average over all attacks."""
+
+
+class Choice(_Part):
+    """Among what a score was chosen, and by what.
+
+    Each attack was judged by scores that were fitted without any of its family, on rows that fitted nothing; the score
+    with the largest `worst` was taken, among equal ones that with the largest `mean`. In the mode `auto` the score
+    `probed` was judged behind its gate.
+    """
+
+    rows: Positive
+    """Clean ones that fixed the limit of each score."""
+    families: tuple[str, ...]
+    candidates: Annotated[tuple[Candidate, ...], Field(min_length=1)]
+
+
 class Nonconformity(_Part):
     """The score whose rank is the risk. What was fitted for it is in `score.npz`.
 
     One side of one diagnostic is written as `{"diagnostic": …, "strange": "low" | "high"}`, as in format 1; any other
-    score as `{"score": …}`.
+    score as `{"score": …}`, from format 3 on with what it was fitted to and chosen among, and its probes.
     """
 
     score: str
+    families: tuple[str, ...] = ()
+    """Of the attacks that it was fitted to; none for what needs no attacks."""
+    probes: ProbeFacts | None = None
+    choice: Choice | None = None
+    """None where somebody named the score."""
+    features: Annotated[str, Field(min_length=1)] | None = None
+    """The classifier's own name for the tensor whose values the score reads; None where it reads logits."""
 
     @model_validator(mode="before")
     @classmethod
     def _one_side_of_a_diagnostic(cls, fields: Any) -> Any:
-        if isinstance(fields, dict) and fields.keys() == {"diagnostic", "strange"}:
+        if isinstance(fields, dict) and {"diagnostic", "strange"} <= fields.keys():
             if fields["strange"] not in ("low", "high"):
                 raise ValueError(f"strange must be 'low' or 'high', got {fields['strange']!r}")
-            return {"score": f"{fields['diagnostic']}:{fields['strange']}"}
+            score = f"{fields['diagnostic']}:{fields['strange']}"
+            return {"score": score, **{key: fields[key] for key in fields.keys() - {"diagnostic", "strange"}}}
         return fields
 
     @field_validator("score")
@@ -139,19 +215,40 @@ class Nonconformity(_Part):
             raise ValueError(str(error)) from error
         return name
 
-    @model_serializer
-    def _as_it_always_was(self) -> dict[str, str]:
+    @model_validator(mode="after")
+    def _probes_belong_to_the_score(self) -> "Nonconformity":
+        if (self.probes is not None) != (self.score == "probed"):
+            raise ValueError("the score 'probed' has probes, and no other")
+        return self
+
+    @model_validator(mode="after")
+    def _features_belong_to_the_score(self) -> "Nonconformity":
+        if (self.features is not None) != (find_score(self.score).needs == "features"):
+            raise ValueError("scores of features name their tensor, and no other does")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_it_always_was(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = {name: value for name, value in handler(self).items() if value}
         diagnostic, _, side = self.score.partition(":")
-        return {"diagnostic": diagnostic, "strange": side} if side in ("low", "high") else {"score": self.score}
+        if side in ("low", "high"):
+            del fields["score"]
+            return {"diagnostic": diagnostic, "strange": side, **fields}
+        return fields
 
     @property
-    def format_version(self) -> Literal[1, 2]:
+    def format_version(self) -> Literal[1, 2, 3]:
         """The oldest format that can say it."""
+        if self.families or self.probes or self.choice or find_score(self.score).needs in ("features", "attacks"):
+            return 3
         return 1 if self.score.endswith((":low", ":high")) else 2
 
     def __str__(self) -> str:
         diagnostic, _, side = self.score.partition(":")
-        return {"low": f"−{diagnostic}", "high": diagnostic}.get(side, self.score)
+        name = {"low": f"−{diagnostic}", "high": diagnostic}.get(side, self.score)
+        if self.features is not None:
+            return f"{name} of {self.features}"
+        return name if self.probes is None else f"{name}, {self.probes.mode}: {', '.join(self.probes.names)}"
 
 
 class Level(_Part):
@@ -162,29 +259,56 @@ class Level(_Part):
     confident_rank: int
 
 
+class CalibrationGroup(_Part):
+    """The calibration rows that inputs with some predicted labels are compared with, and with no others."""
+
+    labels: Annotated[tuple[int, ...], Field(min_length=1)]
+    n: Positive
+    levels: tuple[Level, ...]
+
+
 class CalibrationFacts(_Part):
     """What the p-value compares with."""
 
     id: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
-    """First 16 hexadecimal digits of the SHA-256 of the sorted float32 scores."""
+    """First 16 hexadecimal digits of the SHA-256 of the float32 scores as they lie in `calibration.npz`."""
     n: Positive
     alpha: float
     """The default false-alarm rate: the one behind the graph's output `flagged`."""
     levels: tuple[Level, ...]
+    """Empty where there are groups, which have levels of their own."""
     data: str
     """Which clean data, for people."""
+    groups: tuple[CalibrationGroup, ...] = ()
+    """In the order of their scores; every label is in one of them. Empty for a marginal calibration."""
 
     @model_validator(mode="after")
     def _ranks_follow_from_n(self) -> "CalibrationFacts":
-        try:
-            check_alpha(self.alpha, self.n)
-        except CalibrationError as error:
-            raise ValueError(str(error)) from error
-        for level in self.levels:
-            expected = (marginal_rank(level.alpha, self.n), confident_rank(level.alpha, self.n))
-            if (level.marginal_rank, level.confident_rank) != expected:
-                raise ValueError(f"the ranks at alpha = {level.alpha} are not those of n = {self.n}: {expected}")
+        if self.groups and (self.levels or sum(group.n for group in self.groups) != self.n):
+            raise ValueError(f"groups have levels of their own, and n = {self.n} rows together")
+        for n, levels in [(group.n, group.levels) for group in self.groups] or [(self.n, self.levels)]:
+            try:
+                check_alpha(self.alpha, n)
+            except CalibrationError as error:
+                raise ValueError(str(error)) from error
+            for level in levels:
+                expected = (marginal_rank(level.alpha, n), confident_rank(level.alpha, n))
+                if (level.marginal_rank, level.confident_rank) != expected:
+                    raise ValueError(f"the ranks at alpha = {level.alpha} are not those of n = {n}: {expected}")
         return self
+
+    @model_serializer(mode="wrap")
+    def _one_group_goes_without_saying(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A reader from before groups refuses the field, but can read every bundle that has none.
+        fields: dict[str, Any] = handler(self)
+        if not self.groups:
+            del fields["groups"]
+        return fields
+
+    @property
+    def format_version(self) -> Literal[1, 3]:
+        """The oldest format that can say it."""
+        return 3 if self.groups else 1
 
 
 class Tolerance(_Part):
@@ -217,7 +341,7 @@ class Manifest(_Part):
     """The whole of `manifest.json`."""
 
     format: Literal["softrisk-bundle"] = FORMAT
-    format_version: Literal[1, 2]
+    format_version: Literal[1, 2, 3]
     name: Annotated[str, Field(pattern=rf"^{NAME_PATTERN}$")]
     version: Positive
     created_at: datetime
@@ -235,7 +359,25 @@ class Manifest(_Part):
     """Versions of what made the bundle."""
 
     @model_validator(mode="after")
-    def _format_has_the_score(self) -> "Manifest":
+    def _format_can_say_it(self) -> "Manifest":
         if self.format_version < (needed := self.nonconformity.format_version):
             raise ValueError(f"the score {self.nonconformity.score!r} needs format {needed}, not {self.format_version}")
+        if self.format_version < self.calibration.format_version:
+            raise ValueError(f"calibration groups need format 3, not {self.format_version}")
         return self
+
+    @model_validator(mode="after")
+    def _every_label_has_a_group(self) -> "Manifest":
+        labels = sorted(label for group in self.calibration.groups for label in group.labels)
+        if labels and labels != list(range(len(self.classes))):
+            raise ValueError(f"the calibration groups must hold each of the {len(self.classes)} labels once")
+        return self
+
+    @property
+    def grouping(self) -> Grouping:
+        """The calibration groups: one in the marginal case."""
+        groups = self.calibration.groups
+        if not groups:
+            return Grouping.marginal(self.calibration.n, len(self.classes))
+        of_label = {label: index for index, group in enumerate(groups) for label in group.labels}
+        return Grouping(tuple(of_label[label] for label in sorted(of_label)), tuple(group.n for group in groups))

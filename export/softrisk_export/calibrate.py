@@ -9,7 +9,8 @@ from softrisk_core.bundle import CalibrationArrays
 from softrisk_core.conformal import confident_rank, marginal_rank
 from softrisk_core.diagnostics import DIAGNOSTICS
 from softrisk_core.errors import CalibrationError
-from softrisk_core.manifest import CalibrationFacts, Level
+from softrisk_core.groups import Grouping
+from softrisk_core.manifest import CalibrationFacts, CalibrationGroup, Level
 from softrisk_core.rows import count_overlap
 from softrisk_core.scores.catalogue import KINDS
 from softrisk_export.runtime import Outputs
@@ -24,6 +25,7 @@ HISTOGRAM_LEVELS: Final = (0.0, 0.001, 0.005, *(percent / 100 for percent in ran
 def calibration_arrays(
     outputs: Outputs,
     score: str,
+    grouping: Grouping,
     *,
     rows: NDArray[np.uint64],
     fit_rows: NDArray[np.uint64],
@@ -34,6 +36,7 @@ def calibration_arrays(
     Args:
         outputs: Of the graph with diagnostics and score, n rows.
         score: Its name.
+        grouping: Which of the scores belong together.
         rows: Digests of the n rows.
         fit_rows: Digests of the rows that score or twin were fitted on.
         seen_rows: Digests of the rows that the model has seen in training.
@@ -63,7 +66,7 @@ def calibration_arrays(
             f"strange; choose another score: {KINDS}"
         )
     return CalibrationArrays(
-        scores=np.sort(values),
+        scores=grouping.sort(values, outputs["label"]),
         histograms={name: _histogram(outputs[name].astype(np.float64)) for name in DIAGNOSTICS},
         training_rows=seen_rows,
         calibration_rows=rows,
@@ -85,21 +88,31 @@ def refuse_broken(logits: NDArray[Any]) -> None:
         )
 
 
-def calibration_facts(arrays: CalibrationArrays, alpha: float, data: str) -> CalibrationFacts:
+def calibration_facts(arrays: CalibrationArrays, grouping: Grouping, alpha: float, data: str) -> CalibrationFacts:
     """What the manifest says about a calibration.
 
     Args:
         arrays: The calibration.
-        alpha: The default false-alarm rate, in [1/(n + 1), 1).
+        grouping: Which of its scores belong together.
+        alpha: The default false-alarm rate, in [1/(n + 1), 1) for each group.
         data: Which clean data, for people.
     """
+
+    def levels(n: int) -> tuple[Level, ...]:
+        return tuple(
+            Level(alpha=level, marginal_rank=marginal_rank(level, n), confident_rank=confident_rank(level, n))
+            for level in sorted({*LEVELS, alpha})
+            if marginal_rank(level, n) >= 1
+        )
+
     n = arrays.scores.size
-    levels = [
-        Level(alpha=level, marginal_rank=marginal_rank(level, n), confident_rank=confident_rank(level, n))
-        for level in sorted({*LEVELS, alpha})
-        if marginal_rank(level, n) >= 1
-    ]
-    return CalibrationFacts(id=arrays.id, n=n, alpha=alpha, levels=tuple(levels), data=data)
+    if grouping.is_marginal:
+        return CalibrationFacts(id=arrays.id, n=n, alpha=alpha, levels=levels(n), data=data)
+    groups = tuple(
+        CalibrationGroup(labels=grouping.labels(group), n=size, levels=levels(size))
+        for group, size in enumerate(grouping.sizes)
+    )
+    return CalibrationFacts(id=arrays.id, n=n, alpha=alpha, levels=(), data=data, groups=groups)
 
 
 def _histogram(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

@@ -1,11 +1,12 @@
-"""From a checkpoint to a source; the one module of this room that imports torch."""
+"""From a checkpoint to a source. Of this room only this module and `attackers` import torch."""
 
 import importlib
 import logging
 import warnings
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import onnx
@@ -13,11 +14,15 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from softrisk_core.manifest import ImageInput, InputSpec, ModelFacts
+from softrisk_core.errors import CalibrationError
+from softrisk_core.manifest import ImageInput, InputSpec, ModelFacts, Tolerance
 from softrisk_export.graph import with_diagnostics
 from softrisk_export.source import CleanRows, Source
 from softrisk_training.checkpoint import Checkpoint, build_model, load_checkpoint, training_data
 from softrisk_training.data import absolute_location, load_images
+
+if TYPE_CHECKING:
+    from softrisk_export.attackers import Attacker
 
 OPSET: Final = 18
 """The one that torch's exporter writes without a conversion; any runtime since 2023 reads it."""
@@ -67,8 +72,46 @@ def checkpoint_source(path: Path, calibration: str | None) -> tuple[Source, Clea
         ),
         seen_rows=checkpoint.digests,
         tools={"torch": str(torch.__version__), "onnxscript": version("onnxscript")},
+        attacker=lambda: gradient_attacker(model),
+        mirrors=checkpoint.settings.get("augmentation") == "crop-flip",
     )
     return source, _clean_rows(checkpoint, path, calibration)
+
+
+def checkpoint_gradients(source: Source, path: Path, sample: NDArray[np.float32], tolerance: Tolerance) -> Source:
+    """A source whose attackers have the gradients of a checkpoint.
+
+    Args:
+        source: The classifier, without them.
+        path: The checkpoint that it comes from.
+        sample: Some inputs, on which both must answer alike.
+        tolerance: By which they may differ.
+
+    Raises:
+        CalibrationError: If they do not.
+        CheckpointError: If the checkpoint cannot be read.
+    """
+    checkpoint = load_checkpoint(path)
+    model = build_model(checkpoint).eval()
+    alike = (checkpoint.input_shape, len(checkpoint.classes)) == (sample.shape[1:], len(source.classes))
+    if alike:
+        with torch.inference_mode():
+            own = model(torch.from_numpy(sample)).numpy()
+        alike = np.allclose(own, source.logits(sample), tolerance.relative, tolerance.absolute)
+    if not alike:
+        raise CalibrationError(f"{path} is another classifier than the one that is calibrated: give its own checkpoint")
+    return replace(
+        source,
+        attacker=lambda: gradient_attacker(model),
+        mirrors=checkpoint.settings.get("augmentation") == "crop-flip",
+    )
+
+
+def gradient_attacker(model: nn.Module) -> "Attacker":
+    """Somebody who has the gradients of a classifier."""
+    from softrisk_export.attackers import Attacker  # its toolbox takes seconds to import
+
+    return Attacker(model, gradients=True)
 
 
 def export_logits(model: nn.Module, input_shape: tuple[int, ...]) -> onnx.ModelProto:
@@ -101,6 +144,16 @@ def export_logits(model: nn.Module, input_shape: tuple[int, ...]) -> onnx.ModelP
     assert program is not None  # None only comes from the older exporter
     graph: onnx.ModelProto = program.model_proto
     return graph
+
+
+def calibration_rows(path: Path) -> CleanRows:
+    """The calibration rows of a checkpoint's own data.
+
+    Raises:
+        CheckpointError: If the checkpoint cannot be read.
+        DataError: If the data cannot be read, or are no longer those that the checkpoint was trained on.
+    """
+    return _clean_rows(load_checkpoint(path), path, None)
 
 
 def _clean_rows(checkpoint: Checkpoint, path: Path, calibration: str | None) -> CleanRows:

@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from softrisk_core.repository import Repository, check_name
-from softrisk_core.scores.catalogue import KINDS, find_score
 from softrisk_export.errors import ExportError
 from softrisk_export.foreign import Reading, foreign_source
+from softrisk_export.score_options import EpsilonOption, ProbeOption, ProbesOption, ScoreOption, wanted_score
 from softrisk_export.seal import seal
 from softrisk_export.source import CleanRows, Source
 from softrisk_export.summary import print_summary
@@ -32,7 +32,25 @@ def export_command(
     out: Annotated[Path, typer.Option(help="The model repository.")] = Path("models"),
     name: Annotated[str | None, typer.Option(help="Name of the model. Default: that of SOURCE.")] = None,
     alpha: Annotated[float, typer.Option(help="Default false-alarm rate of the flag.")] = 0.01,
-    score: Annotated[str, typer.Option(help=f"What is ranked: {KINDS}.")] = "logit_gap:low",
+    per_class: Annotated[
+        bool,
+        typer.Option(
+            "--per-class",
+            help="Keep the false-alarm rate for each predicted class that has enough calibration rows, not only on "
+            "average.",
+        ),
+    ] = False,
+    score: ScoreOption = None,
+    probes: ProbesOption = "off",
+    probe: ProbeOption = [],  # noqa: B006 - typer wants a list, and copies it
+    epsilon: EpsilonOption = [],  # noqa: B006 - the same
+    features: Annotated[
+        str | None,
+        typer.Option(
+            help="The tensor of the penultimate features, for mahalanobis and knn, if it is not found: its name in the "
+            "ONNX file."
+        ),
+    ] = None,
     logits: Annotated[
         str | None, typer.Option(help="ONNX file only: the tensor that holds the logits, if it is not found.")
     ] = None,
@@ -57,7 +75,7 @@ def export_command(
             f"{source} is a folder; SOURCE is a checkpoint (.pt) or an ONNX file; "
             "for images, softrisk train comes first"
         )
-    find_score(score)
+    wanted = wanted_score(score, probes, probe, epsilon, features)
     name = check_name(name or re.sub(r"[^A-Za-z0-9._-]+", "-", source.stem).lstrip("._-"))
     if source.suffix.lower() == ".onnx":
         if calibration is None:
@@ -73,7 +91,7 @@ def export_command(
         classifier = foreign_source(source, rows.inputs, rows.classes, reading)
     else:
         classifier, rows = _from_checkpoint(source, calibration)
-    sealed = seal(Repository(out), name, classifier, rows, score, alpha)
+    sealed = seal(Repository(out), name, classifier, rows, wanted, alpha, per_class=per_class)
     print_summary(sealed, checkpoint=source if classifier.facts.origin == "checkpoint" else None)
 
 

@@ -17,12 +17,16 @@ from typing import Any, Final
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, compose, helper, numpy_helper, parser
+from onnx import TensorProto, compose, helper, parser
 
+from softrisk_core.conformal import rank_limit
 from softrisk_core.diagnostics import DIAGNOSTICS
+from softrisk_core.groups import Grouping
 from softrisk_core.manifest import OUTPUTS
+from softrisk_core.scores.combined import GatedCombination
 from softrisk_core.scores.score import Score
-from softrisk_export.onnx_edit import prune, rename, strip_notes
+from softrisk_export.onnx_edit import add_constants, parse_nodes, prune, rename, strip_notes
+from softrisk_export.scores.probed import SCORE_PREFIX, append_probed
 from softrisk_export.scores.tail import DIAGNOSTICS_PREFIX
 from softrisk_export.scores.tails import tail_of
 
@@ -30,7 +34,6 @@ OLDEST_OPSET: Final = 13
 """The tails need at least this opset of the head."""
 
 CLASSIFIER_PREFIX: Final = "classifier/"
-SCORE_PREFIX: Final = "softrisk/score/"
 RISK_PREFIX: Final = "softrisk/risk/"
 
 DIAGNOSTICS_OUTPUTS: Final = ("logits", "probabilities", "label", *DIAGNOSTICS)
@@ -112,17 +115,18 @@ diagnostics (float[batch, classes] logits) => (
 # filled up with NaN, which no comparison holds for; `pivots` are the smallest of each row but the last. Counting pivots
 # finds the row, counting inside it the rank: exact, with 2 √n comparisons. A score that is no number is ≤ none: rank 1,
 # the strangest.
-_RISK_TAIL: Final = """
-risk (float[batch] nonconformity) => (
-    int64[batch] rank, float[batch] p_value, float[batch] risk_score, bool[batch] flagged
-) {
+_RISK_OUTPUTS: Final = "(int64[batch] rank, float[batch] p_value, float[batch] risk_score, bool[batch] flagged)"
+
+_COUNT_PIVOTS: Final = """
     score = Unsqueeze (nonconformity, last_axis)
 
     # Counted as floats, which runtimes add fastest: exact for counts of √n.
     pivot_is_above = GreaterOrEqual (pivots, score)
     pivot_counts = Cast <to = 1> (pivot_is_above)
     rows_above = ReduceSum <keepdims = 0> (pivot_counts, last_axis)
-    row = Cast <to = 7> (rows_above)
+"""
+
+_COUNT_MEMBERS: Final = """
     members = Gather <axis = 0> (blocks, row)
     member_is_above = GreaterOrEqual (members, score)
     member_counts = Cast <to = 1> (member_is_above)
@@ -135,7 +139,29 @@ risk (float[batch] nonconformity) => (
     p_value = Div (rank_as_float, ranks)
     risk_score = Sub (one, p_value)
     flagged = LessOrEqual (rank, rank_limit)
-}
+"""
+
+_RISK_TAIL: Final = f"""
+risk (float[batch] nonconformity) => {_RISK_OUTPUTS} {{
+    {_COUNT_PIVOTS}
+    row = Cast <to = 7> (rows_above)
+    {_COUNT_MEMBERS}
+}}
+"""
+
+# The same with the pivots of the label's group; its rows of `blocks` follow those of the groups before it.
+_GROUPED_RISK_TAIL: Final = f"""
+risk (float[batch] nonconformity, int64[batch] label) => {_RISK_OUTPUTS} {{
+    group = Gather <axis = 0> (group_of_label, label)
+    pivots = Gather <axis = 0> (pivots_of_group, group)
+    first_row = Gather <axis = 0> (first_row_of_group, group)
+    ranks = Gather <axis = 0> (ranks_of_group, group)
+    rank_limit = Gather <axis = 0> (rank_limit_of_group, group)
+    {_COUNT_PIVOTS}
+    row_of_group = Cast <to = 7> (rows_above)
+    row = Add (first_row, row_of_group)
+    {_COUNT_MEMBERS}
+}}
 """
 
 
@@ -192,44 +218,65 @@ def with_score(model: onnx.ModelProto, score: Score) -> onnx.ModelProto:
     """
     scored = onnx.ModelProto()
     scored.CopyFrom(model)
-    probabilities = next(value for value in model.graph.output if value.name == "probabilities")
-    tail = tail_of(score, classes=probabilities.type.tensor_type.shape.dim[1].dim_value)
+    if isinstance(score, GatedCombination):
+        append_probed(scored, score)
+        return scored
+    tail = tail_of(score, model.graph)
     _append(scored, tail.text, tail.constants, SCORE_PREFIX, source=tail.sources)
     return scored
 
 
-def with_risk(model: onnx.ModelProto, scores: NDArray[np.float32], limit: int) -> onnx.ModelProto:
+def with_risk(model: onnx.ModelProto, scores: NDArray[np.float32], grouping: Grouping, alpha: float) -> onnx.ModelProto:
     """Append rank, p-value, risk score and flag to a graph with a score.
 
     Args:
         model: Of `with_score`.
-        scores: Calibration scores, shape (n,), finite, ascending.
-        limit: Largest rank that is flagged.
+        scores: Calibration scores, shape (n,), finite, as `Grouping.sort` leaves them.
+        grouping: Which of them an input is compared with. One group needs no look-up, and the graph has none.
+        alpha: False-alarm rate of the flag.
 
     Returns:
         A new model with the outputs `OUTPUTS`, in that order.
+
+    Raises:
+        CalibrationError: If a group is too small for α.
     """
-    n = scores.size
-    block_size = math.isqrt(n - 1) + 1
-    rows = -(-n // block_size)
-    blocks = np.full((rows, block_size), np.nan, np.float32)
-    blocks.flat[:n] = scores[::-1]
-    pivots = blocks[:, -1].copy()
-    # The last row is the answer whenever no other is.
-    pivots[-1] = np.nan
-    constants = {
-        "one": np.float32(1),
-        "last_axis": np.array([1]),
-        "pivots": pivots[None],
-        "blocks": blocks,
-        "first_ranks": 1 + block_size * np.arange(rows),
-        "ranks": np.float32(n + 1),
-        "rank_limit": np.int64(limit),
+    grouping.check_alpha(alpha)
+    limits = [rank_limit(alpha, n) for n in grouping.sizes]
+    block_size = math.isqrt(max(grouping.sizes) - 1) + 1
+    blocks = [_blocks(each, block_size) for each in grouping.split(scores)]
+    rows = [len(each) for each in blocks]
+    pivots = np.full((len(rows), max(rows)), np.nan, np.float32)
+    for group, each in enumerate(blocks):
+        # The last row is the answer whenever no other is.
+        pivots[group, : len(each) - 1] = each[:-1, -1]
+    # In this order since format 1, so that a marginal calibration makes the same file.
+    by_group = {
+        "pivots": pivots,
+        "blocks": np.concatenate(blocks),
+        "first_ranks": np.concatenate([1 + block_size * np.arange(each) for each in rows]),
+        "ranks": np.array([n + 1 for n in grouping.sizes], np.float32),
+        "rank_limit": np.array(limits),
     }
+    constants: dict[str, Any] = {"one": np.float32(1), "last_axis": np.array([1]), **by_group}
+    tail, source = _RISK_TAIL, {"nonconformity": "nonconformity"}
+    if grouping.is_marginal:
+        constants |= {name: by_group[name][0] for name in ("ranks", "rank_limit")}
+    else:
+        constants |= {f"{name}_of_group": constants.pop(name) for name in ("pivots", "ranks", "rank_limit")}
+        constants |= {"group_of_label": np.array(grouping.of_label), "first_row_of_group": np.cumsum([0, *rows[:-1]])}
+        tail, source = _GROUPED_RISK_TAIL, {**source, "label": "label"}
     sealed = onnx.ModelProto()
     sealed.CopyFrom(model)
-    _append(sealed, _RISK_TAIL, constants, RISK_PREFIX, source={"nonconformity": "nonconformity"})
+    _append(sealed, tail, constants, RISK_PREFIX, source)
     return sealed
+
+
+def _blocks(scores: NDArray[np.float32], block_size: int) -> NDArray[np.float32]:
+    """Ascending scores, shape (n,), in descending rows, shape (⌈n / block_size⌉, block_size), filled up with NaN."""
+    blocks = np.full((-(-scores.size // block_size), block_size), np.nan, np.float32)
+    blocks.flat[: scores.size] = scores[::-1]
+    return blocks
 
 
 def classifier(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -262,17 +309,10 @@ def _append(
     model: onnx.ModelProto, text: str, constants: Mapping[str, Any], prefix: str, source: Mapping[str, str]
 ) -> None:
     tail = parser.parse_graph(text)
-    names = dict(source)
-    names |= {value.name: value.name for value in tail.output}
-    for name, value in constants.items():
-        model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), prefix + name))
-    for node in tail.node:
-        node.name = prefix + node.output[0]
-        for field in (node.input, node.output):
-            renamed = [names.get(name, prefix + name) for name in field]
-            del field[:]
-            field.extend(renamed)
-        model.graph.node.append(node)
+    names = {**source, **{value.name: value.name for value in tail.output}}
+    lines = text[text.index("{") + 1 : text.rindex("}")]
+    add_constants(model.graph, constants, prefix)
+    model.graph.node.extend(parse_nodes(lines, prefix, names))
     model.graph.output.extend(tail.output)
 
 

@@ -4,9 +4,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
+from onnx import numpy_helper, parser
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,57 @@ def chain(graph: onnx.GraphProto, value: str, steps: Sequence[Step], prefix: str
             numpy_helper.from_array(array, prefix + name) for name, array in step.constants.items()
         )
     return nodes, value
+
+
+def parse_nodes(text: str, prefix: str, names: Mapping[str, str]) -> list[onnx.NodeProto]:
+    """Nodes from lines of ONNX's text form.
+
+    Args:
+        text: Lines such as `c = Add (a, b)`.
+        prefix: Of every name that `names` does not know.
+        names: What values of the text are called in the graph.
+    """
+    nodes = list(parser.parse_graph(f"piece () => () {{ {text} }}").node)
+    for node in nodes:
+        node.name = prefix + node.output[0]
+        for values in (node.input, node.output):
+            renamed = [names.get(name, prefix + name) for name in values]
+            del values[:]
+            values.extend(renamed)
+    return nodes
+
+
+def add_constants(graph: onnx.GraphProto, constants: Mapping[str, Any], prefix: str) -> None:
+    """Add arrays as initializers."""
+    graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(value), prefix + name) for name, value in constants.items()
+    )
+
+
+def copy_nodes(
+    nodes: Iterable[onnx.NodeProto], prefix: str, replaced: Mapping[str, str], until: str
+) -> list[onnx.NodeProto]:
+    """The nodes behind a value once more, under other names, sharing initializers.
+
+    Args:
+        nodes: In the order of a graph.
+        prefix: Of the names of copies.
+        replaced: Values that copies read in place of others.
+        until: The value; what it does not need is not copied.
+    """
+    needed, kept = {until}, list[onnx.NodeProto]()
+    for node in reversed(list(nodes)):
+        if needed.intersection(node.output):
+            needed |= consumed(node)
+            kept.append(node)
+    scope = onnx.GraphProto(node=reversed(kept))
+    for name in [name for node in kept for name in node.output if name]:
+        rename(scope, name, prefix + name)
+    for old, new in replaced.items():
+        rename(scope, old, new)
+    for node in scope.node:
+        node.name = next(name for name in node.output if name)  # a file's own names can be empty or the same
+    return list(scope.node)
 
 
 def producers(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:

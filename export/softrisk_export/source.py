@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -12,6 +13,9 @@ from softrisk_core.manifest import InputSpec, ModelFacts
 from softrisk_core.rows import digest_rows
 from softrisk_training.data import ImageData, Images
 from softrisk_training.data.images import same_classes
+
+if TYPE_CHECKING:
+    from softrisk_export.attackers import Attacker
 
 Logits = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
@@ -29,6 +33,8 @@ class Source:
         seen_rows: Digests of the rows that the model has seen in training, if known.
         tools: Versions of what made the model what it is here.
         difference: How far the logits of `logits` are already known to be from the model that was first exported.
+        attacker: Makes the attacker that has the classifier's gradients; None where nobody has them.
+        mirrors: Whether mirror images are known to keep their labels.
     """
 
     model: onnx.ModelProto
@@ -39,6 +45,8 @@ class Source:
     seen_rows: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
     tools: Mapping[str, str] = field(default_factory=dict)
     difference: float = 0.0
+    attacker: "Callable[[], Attacker] | None" = None
+    mirrors: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,6 +115,9 @@ class CleanRows:
             digests: Of those rows, shape (k,). Of each only as many rows leave as are given here, for the reason of
                 `set_apart`.
             purpose: What they did, for people.
+
+        Returns:
+            The rest, which knows all the digests: what these rows did is not undone by data without them.
         """
         wanted, counts = np.unique(digests, return_counts=True)
         left = dict(zip(wanted.tolist(), counts.tolist(), strict=True))
@@ -115,11 +126,9 @@ class CleanRows:
             if left.get(digest, 0):
                 left[digest] -= 1
                 keep[row] = False
-        if keep.all():
-            return self
-        gone = digest_rows(self.inputs[~keep])
-        data = f"{self.data} but {gone.size} that {purpose}"
-        return replace(self.at(np.flatnonzero(keep)), data=data, apart=np.concatenate([self.apart, gone]))
+        gone = int((~keep).sum())
+        data = f"{self.data} but {gone} that {purpose}" if gone else self.data
+        return replace(self.at(np.flatnonzero(keep)), data=data, apart=np.concatenate([self.apart, digests]))
 
     def accuracy(self, predicted: NDArray[np.int64], classes: tuple[str, ...]) -> float | None:
         """Share of right predictions, in [0, 1].

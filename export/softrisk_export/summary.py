@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from softrisk_core.conformal import calibration_size_for, confident_rank
-from softrisk_core.manifest import FULL_PRECISION
+from softrisk_core.manifest import FULL_PRECISION, Nonconformity
 from softrisk_export.seal import Sealed
 
 if TYPE_CHECKING:
@@ -40,7 +40,15 @@ def print_summary(sealed: Sealed, checkpoint: Path | None = None, change: "Chang
             f"  {sealed.repeats:,} of these rows repeat the content of another, and count as often as they occur"
         )
     console.print(f"  score {manifest.nonconformity}, false alarms ≤ {facts.alpha:g} on clean traffic like these rows")
-    if not confident_rank(facts.alpha, facts.n):
+    _print_choice(console, manifest.nonconformity)
+    smallest = min(manifest.grouping.sizes)
+    if facts.groups:
+        own = sum(len(group.labels) == 1 for group in facts.groups)
+        console.print(
+            f"  for each of {own} predicted classes by itself, the other {len(manifest.classes) - own} together; "
+            f"the smallest of these groups has {smallest:,} rows"
+        )
+    if not confident_rank(facts.alpha, smallest):
         console.print(
             f"  too few rows for {facts.alpha:g} with 95 % confidence, which needs at least "
             f"{calibration_size_for(facts.alpha, 'confident'):,}: the rate can come out well above it"
@@ -54,3 +62,21 @@ def print_summary(sealed: Sealed, checkpoint: Path | None = None, change: "Chang
     console.print(f"next: softrisk serve {folder.parent.parent}")
     if checkpoint is not None:
         console.print(f"  or: softrisk evaluate {folder} --checkpoint {checkpoint}")
+
+
+def _print_choice(console: Console, nonconformity: Nonconformity) -> None:
+    if nonconformity.choice is not None:
+        best, *others = nonconformity.choice.candidates
+        second = f"; the next best, {others[0].score}, {others[0].worst:.0%}" if others else ""
+        console.print(
+            f"  chosen among {1 + len(others)} scores by attacks of {len(nonconformity.choice.families)} families "
+            f"({', '.join(nonconformity.choice.families)}), at 5 % false alarms on {nonconformity.choice.rows:,} rows:"
+            f"\n  it detects {best.worst:.0%} of the attack that it detects least of, {best.attack}, and "
+            f"{best.mean:.0%} on average{second}"
+        )
+    if nonconformity.families:
+        console.print(f"  fitted to attacks of the families {', '.join(nonconformity.families)}")
+    if (probes := nonconformity.probes) is not None:
+        console.print(
+            f"  a clean input takes {probes.passes:.2f} forward passes on average, of up to {1 + len(probes.names)}"
+        )

@@ -7,11 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softrisk_core.bundle import CalibrationArrays
-from softrisk_core.conformal import ranks
 from softrisk_core.diagnostics import diagnose, softmax
-from softrisk_core.manifest import FULL_PRECISION, Parity, Precision, Tolerance
-from softrisk_core.scores.score import Score
-from softrisk_export.errors import ParityError
+from softrisk_core.errors import CalibrationError
+from softrisk_core.groups import Grouping
+from softrisk_core.manifest import FEATURES, FULL_PRECISION, Parity, Precision, Tolerance
+from softrisk_core.scores.combined import GatedCombination
+from softrisk_core.scores.evidence import observe
+from softrisk_core.scores.score import FeatureScore, Score
+from softrisk_export.errors import ExportError, ParityError
 from softrisk_export.runtime import Outputs, Runner
 from softrisk_export.source import Logits
 
@@ -58,10 +61,10 @@ def check_parity(
     difference: float = 0.0,
     tolerance: Tolerance = TOLERANCE,
 ) -> Parity:
-    """Compare a finished graph with its two references at each of `BATCH_SIZES`.
+    """Compare a finished graph with its two references at each of `BATCH_SIZES`, and where a gate decides alone.
 
     Args:
-        run: The graph, with the outputs `OUTPUTS`.
+        run: The graph, with the outputs `OUTPUTS`, and `FEATURES` if the score reads them.
         source: The classifier as it came; its logits are those to repeat.
         score: The reference of the graph's score.
         inputs: Shape (N, …), N ≥ 1; repeated where fewer than a batch.
@@ -69,11 +72,17 @@ def check_parity(
         tolerance: For the manifest. Here and now, on the machine that made the graph, it is `TOLERANCE`.
 
     Raises:
-        ParityError: If a value differs by more than `TOLERANCE`; the message names output, batch size and difference.
+        ParityError: If a value differs by more than `TOLERANCE`, or a score by more than its own tolerance; the
+            message names output, batch size and difference.
     """
     source_difference = reference_difference = 0.0
-    for size in BATCH_SIZES:
-        batch = inputs[np.arange(size) % len(inputs)]
+    batches = [inputs[np.arange(size) % len(inputs)] for size in BATCH_SIZES]
+    if isinstance(score, GatedCombination):
+        # One in which nothing is probed.
+        decided = ~score.was_probed(run(batches[-1], ["nonconformity"])["nonconformity"])
+        batches += [batches[-1][decided]] if decided.any() else []
+    for batch in batches:
+        size = len(batch)
         outputs = run(batch)
         found = _compare("logits", size, outputs, source(batch), "the source model")
         source_difference = max(source_difference, found)
@@ -82,9 +91,15 @@ def check_parity(
         _compare("probabilities", size, outputs, softmax(logits), "the NumPy reference")
         if not np.array_equal(outputs["label"], logits.argmax(axis=1)):
             raise ParityError(f"output label differs from the largest logit at batch size {size}")
-        for name, values in {**diagnose(logits), "nonconformity": score(logits)}.items():
+        features = (lambda images: run(images, [FEATURES])[FEATURES]) if isinstance(score, FeatureScore) else None
+        evidence = observe(lambda images: run(images, ["logits"])["logits"], batch, score.probes, features)
+        for name, values in diagnose(logits).items():
             found = _compare(name, size, outputs, values, "the NumPy reference")
             reference_difference = max(reference_difference, found)
+        _check_shape("nonconformity", size, outputs, (size,), "the NumPy reference")
+        apart, allowed = score.compare(outputs["nonconformity"], evidence)
+        found = _within("nonconformity", size, apart, allowed, score.tolerance, "the NumPy reference")
+        reference_difference = max(reference_difference, found)
     return Parity(
         tolerance=tolerance,
         batch_sizes=BATCH_SIZES,
@@ -93,39 +108,76 @@ def check_parity(
     )
 
 
-def check_calibration(outputs: Outputs, calibration: CalibrationArrays, limit: int) -> None:
+def check_empty_batch(classifier: Runner, inputs: NDArray[np.float32]) -> None:
+    """Check that a classifier runs where a gate leaves nothing to probe.
+
+    Args:
+        classifier: Which the score asks.
+        inputs: Shape (N, …), of which none is given to it.
+
+    Raises:
+        CalibrationError: If it does not.
+    """
+    try:
+        classifier(inputs[:0], ["logits"])
+    except ExportError as error:
+        raise CalibrationError(
+            "the classifier cannot be run on no rows, which is what a batch of inputs leaves to probe if the gate "
+            f"decides about all of them: name --probes always, or off ({error})"
+        ) from error
+
+
+def check_calibration(outputs: Outputs, calibration: CalibrationArrays, grouping: Grouping, alpha: float) -> None:
     """Check a finished graph on its own calibration rows: the same scores bit for bit, and exact ranks and flags.
 
     Args:
         outputs: Of the finished graph, on the calibration rows.
         calibration: The calibration that is in it.
-        limit: Largest rank that is flagged.
+        grouping: Which of its scores belong together.
+        alpha: False-alarm rate of the flag.
 
     Raises:
         ParityError: If a score, rank or flag is another.
     """
     scores = outputs["nonconformity"].astype(np.float32)
-    if np.sort(scores).tobytes() != calibration.scores.tobytes():
+    labels = outputs["label"]
+    if grouping.sort(scores, labels).tobytes() != calibration.scores.tobytes():
         raise ParityError("the finished graph does not repeat the calibration scores bit for bit")
-    expected = ranks(scores, calibration.scores)
+    expected = grouping.ranks(scores, labels, calibration.scores)
     if not np.array_equal(outputs["rank"], expected):
         raise ParityError("the finished graph ranks its own calibration rows wrongly")
-    if not np.array_equal(outputs["flagged"], expected <= limit):
+    if not np.array_equal(outputs["flagged"], expected <= np.array(grouping.rank_limits(alpha))[labels]):
         raise ParityError("the finished graph flags its own calibration rows wrongly")
 
 
-def _compare(name: str, size: int, outputs: Outputs, expected: NDArray[np.floating], other: str) -> float:
-    """Largest absolute difference of an output from what is expected."""
-    if outputs[name].shape != expected.shape:
-        raise ParityError(
-            f"output {name} has shape {outputs[name].shape} at batch size {size}, {other} gives {expected.shape}"
-        )
+def _compare(
+    name: str,
+    size: int,
+    outputs: Outputs,
+    expected: NDArray[np.floating],
+    other: str,
+) -> float:
+    """Largest absolute difference of an output from what is expected, of which `TOLERANCE` is allowed."""
+    _check_shape(name, size, outputs, expected.shape, other)
     reference = expected.astype(np.float64)
     difference = np.abs(outputs[name].astype(np.float64) - reference)
+    allowed = TOLERANCE.absolute + TOLERANCE.relative * np.abs(reference)
+    return _within(name, size, difference, allowed, TOLERANCE.absolute, other)
+
+
+def _check_shape(name: str, size: int, outputs: Outputs, shape: tuple[int, ...], other: str) -> None:
+    if outputs[name].shape != shape:
+        raise ParityError(f"output {name} has shape {outputs[name].shape} at batch size {size}, {other} gives {shape}")
+
+
+def _within(
+    name: str, size: int, difference: NDArray[np.float64], allowed: NDArray[np.float64], tolerance: float, other: str
+) -> float:
+    """The largest difference, if none is larger than what is allowed there: a tolerance, absolute and relative."""
     # Written so that a NaN fails, too.
-    if not np.all(difference <= TOLERANCE.absolute + TOLERANCE.relative * np.abs(reference)):
+    if not np.all(difference <= allowed):
         raise ParityError(
             f"output {name} differs from {other} at batch size {size}: worst difference {difference.max():.3g}, "
-            f"allowed {TOLERANCE.absolute:g} + {TOLERANCE.relative:g} of the value"
+            f"allowed {tolerance:g} + {tolerance:g} of the value"
         )
     return float(difference.max())

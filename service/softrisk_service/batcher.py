@@ -326,7 +326,7 @@ def _apart(
     outputs: Outputs, finite: NDArray[np.bool_] | None, batch: Sequence[Ticket]
 ) -> tuple[list[Outcome], NDArray[np.bool_] | None]:
     """The outcomes of the requests, and which rows are answered; None for all."""
-    whole = Batch(outputs, outputs["rank"].tolist())
+    whole = Batch(outputs, outputs["rank"].tolist(), outputs["label"].tolist())
     outcomes: list[Outcome] = []
     start = 0
     for ticket in batch:

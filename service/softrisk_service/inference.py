@@ -33,8 +33,8 @@ class Call(Protocol):
         """Inputs of the model's shapes."""
 
     @property
-    def limit(self) -> int:
-        """Largest flagged rank."""
+    def limits(self) -> tuple[int, ...]:
+        """For each label the largest flagged rank."""
 
 
 class Codec(Protocol):
@@ -132,7 +132,9 @@ def encode(target: Target, call: Call, rows: Rows, served: ServedVersion) -> tup
     """Write an answer, and the value of its `RISK_HEADER`, if the caller may see it."""
     start = time.perf_counter()
     answer = target.codec.encode(call, rows, served)
-    risk = risk_header(rows.ranks, call.limit, served.policy.n) if target.disclosure == "full" else None
+    risk = None
+    if target.disclosure == "full":
+        risk = risk_header(rows.ranks, rows.labels, call.limits, served.policy.sizes)
     served.metrics.stages["encode"].observe(time.perf_counter() - start)
     return answer, risk
 

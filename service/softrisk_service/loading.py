@@ -63,8 +63,7 @@ def load(folder: Path, settings: Settings, current: Manifest | None) -> Loaded |
             )
         for spec in manifest.inputs:
             _check_image(spec)
-        facts = manifest.calibration
-        policy = Policy.of(facts.n, facts.alpha, settings.alpha_review, settings.alpha_reject)
+        policy = Policy.of(manifest.grouping, manifest.calibration.alpha, settings.alpha_review, settings.alpha_reject)
         return Loaded(manifest, policy, Runtime(bundle, settings))
     except Exception as error:  # one broken bundle must not take the others down
         expected = isinstance(error, SoftriskError)

@@ -145,7 +145,8 @@ class ModelMetrics:
         self._metrics = metrics
         self._pending: list[Outputs] = []
         self._pending_rows = 0
-        self._policy = policy
+        self._sizes = np.array(policy.sizes)
+        self._review_ranks, self._reject_ranks = np.array(policy.review_ranks), np.array(policy.reject_ranks)
         self.stages = {stage: metrics.duration.labels(*labels, stage) for stage in STAGES}
         self._batch_size = metrics.batch_size.labels(*labels)
         self._labels = labels
@@ -210,7 +211,7 @@ class ModelMetrics:
         rows = len(outputs["rank"])
         self._batch_size.observe(rows)
         self.stages["run"].observe(seconds)
-        names = ("rank", *self._diagnostics)
+        names = ("rank", "label", *self._diagnostics)
         self._pending.append({name: outputs[name] if finite is None else outputs[name][finite] for name in names})
         self._pending_rows += rows
         if self._pending_rows >= _ENOUGH_ROWS:
@@ -224,11 +225,12 @@ class ModelMetrics:
             return
         batches, self._pending, self._pending_rows = self._pending, [], 0
         ranks = np.concatenate([batch["rank"] for batch in batches])
-        rejected = int(np.count_nonzero(ranks <= self._policy.reject_rank))
-        flagged = int(np.count_nonzero(ranks <= self._policy.review_rank))
+        labels = np.concatenate([batch["label"] for batch in batches])
+        rejected = int(np.count_nonzero(ranks <= self._reject_ranks[labels]))
+        flagged = int(np.count_nonzero(ranks <= self._review_ranks[labels]))
         self._metrics.predictions.values[self._labels] += ranks.size
         self._metrics.flagged.values[*self._labels, "reject"] += rejected
         self._metrics.flagged.values[*self._labels, "review"] += flagged - rejected
         for name, series in self._diagnostics.items():
             series.observe_all(np.concatenate([batch[name] for batch in batches]).astype(np.float64))
-        self._p_value.observe_all(ranks / (self._policy.n + 1))
+        self._p_value.observe_all(ranks / (self._sizes[labels] + 1))

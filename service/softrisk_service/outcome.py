@@ -21,12 +21,14 @@ class Batch:
     Attributes:
         outputs: All rows.
         ranks: The output `rank` as Python integers.
+        labels: The output `label` likewise.
         renderings: What a codec made of all rows at once, for the other requests of the batch: rendering a row alone
             costs as much as rendering many.
     """
 
     outputs: Outputs
     ranks: list[int]
+    labels: list[int]
     renderings: dict[Hashable, Any] = field(default_factory=dict)
 
 
@@ -47,3 +49,8 @@ class Rows:
     def ranks(self) -> list[int]:
         """Their ranks."""
         return self.batch.ranks[self.start : self.stop]
+
+    @property
+    def labels(self) -> list[int]:
+        """Their labels."""
+        return self.batch.labels[self.start : self.stop]

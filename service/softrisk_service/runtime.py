@@ -1,6 +1,7 @@
 """One `model.onnx` in onnxruntime: proof that it repeats its bundle, what its runs cost here, and the runs."""
 
 import time
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -9,7 +10,9 @@ from numpy.typing import NDArray
 
 from softrisk_core.bundle import Bundle
 from softrisk_core.diagnostics import DIAGNOSTICS
-from softrisk_core.manifest import OUTPUTS
+from softrisk_core.manifest import FEATURES, OUTPUTS
+from softrisk_core.scores.evidence import Evidence, observe
+from softrisk_core.scores.score import FeatureScore, Score
 from softrisk_service.errors import NotServableError
 from softrisk_service.outcome import Inputs, Outputs
 from softrisk_service.plan import INLINE_SECONDS, INLINE_SECONDS_OF_SEVERAL, measure
@@ -27,10 +30,6 @@ _TRIAL_SECONDS: Final = 0.02
 _COMPARED: Final = ("logits", "probabilities", *DIAGNOSTICS)
 _RANKED: Final = ("rank", "flagged")
 _FLOATS: Final = (*_COMPARED, "nonconformity", "p_value", "risk_score")
-
-_SCORE_TOLERANCE: Final = 1e-3
-"""Absolute and relative, between a score and its reference on the same logits: a few float32 operators. The logits
-themselves may differ from those recorded, and a steep score then differs by more than they do."""
 
 log = structlog.get_logger()
 
@@ -152,9 +151,9 @@ class Runtime:
                     f"than {tolerance.absolute:g} + {tolerance.relative:g}·|value|; export the model again, or "
                     "calibrate it on this provider"
                 )
-        reference = bundle.score()(actual["logits"])
-        difference = np.abs(actual["nonconformity"] - reference)
-        if not (difference <= _SCORE_TOLERANCE * (1 + np.abs(reference))).all():
+        score = bundle.score()
+        difference, allowed = score.compare(actual["nonconformity"], self._evidence(score, inputs))
+        if not (difference <= allowed).all():
             raise NotServableError(
                 f"golden replay on {self.provider}: nonconformity is up to {difference.max():.3g} from what "
                 f"{bundle.manifest.nonconformity.score} is for these logits; export the model again"
@@ -165,6 +164,16 @@ class Runtime:
             for name in names:
                 if not np.array_equal(actual[name][rows], expected[name][rows]):
                     raise NotServableError(f"golden replay on {self.provider}: {name} is not the one recorded")
+
+    def _evidence(self, score: Score, inputs: Inputs) -> Evidence:
+        """What the graph answers here."""
+        entry = next(iter(inputs))
+
+        def output(name: str) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+            return lambda rows: self._session.run([name], {**inputs, entry: rows})[0]
+
+        features = output(FEATURES) if isinstance(score, FeatureScore) else None
+        return observe(output("logits"), inputs[entry], score.probes, features)
 
 
 def finite_rows(outputs: Outputs) -> NDArray[np.bool_] | None:

@@ -117,4 +117,5 @@ def _joined(parts: list[Rows]) -> Rows:
     pieces = [part.outputs for part in parts]
     outputs = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
     ranks = [rank for part in parts for rank in part.ranks]
-    return Rows(Batch(outputs, ranks), 0, len(ranks))
+    labels = [label for part in parts for label in part.labels]
+    return Rows(Batch(outputs, ranks, labels), 0, len(ranks))

@@ -27,6 +27,7 @@ from softrisk_core.bundle import (
 from softrisk_core.conformal import confident_rank, marginal_rank
 from softrisk_core.diagnostics import DIAGNOSTICS
 from softrisk_core.errors import BundleError, ModelNotFoundError
+from softrisk_core.groups import Grouping
 from softrisk_core.manifest import (
     CalibrationFacts,
     ImageInput,
@@ -39,6 +40,7 @@ from softrisk_core.manifest import (
     Tolerance,
 )
 from softrisk_core.repository import Draft, Repository, resolve
+from softrisk_core.scores.evidence import Evidence
 from softrisk_core.scores.kl_matching import KLMatching
 
 
@@ -187,6 +189,19 @@ def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], None]) -> Non
     path.write_text(json.dumps(document))
 
 
+def grouped(
+    *labels: list[int], n: tuple[int, int] = (99, 100), format_version: int = 3
+) -> Callable[[dict[str, Any]], None]:
+    """Gives a manifest two calibration groups."""
+
+    def change(document: dict[str, Any]) -> None:
+        groups = [{"labels": each, "n": size, "levels": []} for each, size in zip(labels, n, strict=True)]
+        document["calibration"] |= {"groups": groups, "levels": []}
+        document["format_version"] = format_version
+
+    return change
+
+
 def damage_truncate(folder: Path) -> None:
     path = folder / MODEL
     path.write_bytes(path.read_bytes()[:-10])
@@ -223,8 +238,8 @@ def damage_calibration_bytes(folder: Path) -> None:
         (lambda f: (f / MANIFEST).write_text("[]"), "not the manifest of a softrisk bundle"),
         (lambda f: edit_manifest(f, lambda m: m.update(format="mlflow")), "not the manifest of a softrisk bundle"),
         (
-            lambda f: edit_manifest(f, lambda m: m.update(format_version=3, tools={"softrisk": "9.1"})),
-            r"has format 3, written by softrisk 9\.1.*upgrade",
+            lambda f: edit_manifest(f, lambda m: m.update(format_version=4, tools={"softrisk": "9.1"})),
+            r"has format 4, written by softrisk 9\.1.*upgrade",
         ),
         (lambda f: edit_manifest(f, lambda m: m.update(format_version=9, tools=[])), "written by softrisk a newer"),
         (lambda f: edit_manifest(f, lambda m: m.update(format_version="1")), "must be a positive integer, got '1'"),
@@ -257,6 +272,11 @@ def damage_calibration_bytes(folder: Path) -> None:
             lambda f: edit_manifest(f, lambda m: m.update(nonconformity={"score": "kl-matching"}, format_version=2)),
             r"the entry of score\.npz is missing",
         ),
+        (lambda f: edit_manifest(f, grouped([0, 1], [2], format_version=2)), "groups need format 3, not 2"),
+        (lambda f: edit_manifest(f, grouped([0, 1], [1])), "each of the 3 labels once"),
+        (lambda f: edit_manifest(f, grouped([0, 2], [1, 3])), "each of the 3 labels once"),
+        (lambda f: edit_manifest(f, grouped([0, 1], [2], n=(100, 98))), "n = 199 rows together"),
+        (lambda f: edit_manifest(f, grouped([0, 1], [2], n=(150, 49))), "at least 99"),
     ],
 )
 def test_damage_is_named(tmp_path: Path, damage: Callable[[Path], object], message: str) -> None:
@@ -285,8 +305,8 @@ def test_a_repository_is_not_a_bundle_and_says_what_it_holds(tmp_path: Path) -> 
         load_bundle(tmp_path / "absent")
 
 
-@pytest.mark.parametrize("version", [1, 2])
-def test_the_golden_manifest_of_a_format_still_reads(version: int) -> None:
+@pytest.mark.parametrize("version", ["1", "2", "3_groups", "3_probes"])
+def test_the_golden_manifest_of_a_format_still_reads(version: str) -> None:
     """Written by the first version that had this format; it must read for as long as the format is read."""
     text = (Path(__file__).parent / f"golden_manifest_format_{version}.json").read_text()
     found = Manifest.model_validate_json(text)
@@ -312,6 +332,42 @@ def test_a_score_is_written_in_the_oldest_format_that_can_say_it(
     assert nonconformity.format_version == (2 if "score" in written else 1)
 
 
+def probed(**changes: Any) -> dict[str, Any]:
+    facts = {"mode": "auto", "names": ["shift", "noise"], "passes": 1.2}
+    return {"score": "probed", "families": ["single-step"], "probes": {**facts, **changes}}
+
+
+def test_probes_choice_and_families_need_format_3() -> None:
+    candidate = {"score": "gen", "worst": 0.5, "attack": "FGSM", "mean": 0.75}
+    chosen = {"choice": {"rows": 555, "families": ["single-step"], "candidates": [candidate]}}
+    for fields in (probed(), {"score": "combined"}, {"score": "gen", **chosen}, {"score": "energy:low", **chosen}):
+        assert Nonconformity.model_validate(fields).format_version == 3
+    document = manifest("digits", 1, calibration_arrays()).model_dump(mode="json")
+    for version in (1, 2):
+        with pytest.raises(ValueError, match="needs format 3"):
+            Manifest.model_validate({**document, "format_version": version, "nonconformity": probed()})
+    found = Manifest.model_validate({**document, "format_version": 3, "nonconformity": probed()})
+    assert str(found.nonconformity) == "probed, auto: shift, noise"
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"score": "probed"}, "has probes, and no other"),
+        ({**probed(), "score": "combined"}, "has probes, and no other"),
+        (probed(names=["mirror"]), "some of flip, shift, noise"),
+        (probed(names=["noise", "shift"]), "in this order"),
+        (probed(names=[]), "at least 1 item"),
+        (probed(mode="never"), "'auto' or 'always'"),
+        (probed(passes=0.5), "greater than or equal to 1"),
+        (probed(seed=1), "not permitted"),
+    ],
+)
+def test_what_no_probed_score_can_be_is_refused(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Nonconformity.model_validate(fields)
+
+
 def test_a_fitted_score_is_sealed_with_what_was_fitted(tmp_path: Path) -> None:
     logits = np.random.default_rng(0).normal(size=(200, 3))
     score = KLMatching.fit(logits)
@@ -320,9 +376,26 @@ def test_a_fitted_score_is_sealed_with_what_was_fitted(tmp_path: Path) -> None:
         facts = fill(draft).model_copy(update={"nonconformity": nonconformity, "format_version": 2})
         with pytest.raises(BundleError, match=r"the entry of score\.npz is missing"):
             draft.seal(facts)
+        fitted_to_attacks = Nonconformity(score="combined", families=("single-step",))
+        with pytest.raises(BundleError, match=r"the entry of score\.npz is missing"):
+            draft.seal(facts.model_copy(update={"nonconformity": fitted_to_attacks, "format_version": 3}))
         write_score(draft.folder / SCORE, score)
         bundle = draft.seal(facts)
-    np.testing.assert_array_equal(bundle.score()(logits), score(logits))
+    evidence = Evidence(logits, np.empty((200, 1), np.float32), np.empty((0, 200, 3)))
+    np.testing.assert_array_equal(bundle.score().of(evidence), score(logits))
     (bundle.folder / SCORE).write_bytes(b"something else")
     with pytest.raises(BundleError, match=r"score\.npz is truncated"):
         load_bundle(bundle.folder)
+
+
+def test_the_groups_of_a_manifest_are_by_label(tmp_path: Path) -> None:
+    folder = make_bundle(tmp_path).folder
+    assert load_bundle(folder).manifest.grouping == Grouping.marginal(199, 3)
+    edit_manifest(folder, grouped([0, 2], [1]))
+    manifest = load_bundle(folder).manifest
+    assert manifest.grouping == Grouping((0, 1, 0), (99, 100))
+    assert manifest.calibration.format_version == 3
+
+
+def test_a_marginal_manifest_says_nothing_of_groups(tmp_path: Path) -> None:
+    assert "groups" not in json.loads(make_bundle(tmp_path).manifest.model_dump_json())["calibration"]

@@ -10,6 +10,7 @@ import torch
 from softrisk_core.bundle import Bundle
 from softrisk_core.repository import Repository
 from softrisk_export.checkpoint_source import checkpoint_source
+from softrisk_export.fit import Wanted
 from softrisk_export.seal import seal
 from softrisk_training.checkpoint import Checkpoint
 from softrisk_training.data import load_data, split_rows
@@ -53,4 +54,4 @@ def bundle(checkpoint_path: Path, tmp_path_factory: pytest.TempPathFactory) -> B
     """The checkpoint, exported; not to be changed."""
     source, rows = checkpoint_source(checkpoint_path, None)
     score = "logit_gap:low"
-    return seal(Repository(tmp_path_factory.mktemp("models")), "digits", source, rows, score, 0.05).bundle
+    return seal(Repository(tmp_path_factory.mktemp("models")), "digits", source, rows, Wanted(score), 0.05).bundle

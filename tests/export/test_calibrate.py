@@ -6,17 +6,22 @@ from softrisk_core.bundle import CalibrationArrays
 from softrisk_core.conformal import confident_rank, marginal_rank
 from softrisk_core.diagnostics import DIAGNOSTICS, diagnose
 from softrisk_core.errors import CalibrationError
+from softrisk_core.groups import Grouping
 from softrisk_core.scores.catalogue import find_score
-from softrisk_export.calibrate import calibration_arrays, calibration_facts
+from softrisk_core.scores.evidence import Evidence
+from softrisk_export.calibrate import LEVELS, calibration_arrays, calibration_facts
 from softrisk_export.runtime import Outputs
 
 LOW_GAP = "logit_gap:low"
 NONE = np.empty(0, np.uint64)
+MARGINAL = Grouping.marginal(60, 5)
 
 
 def outputs_of(logits: NDArray[np.float32], score: str = LOW_GAP) -> Outputs:
-    values = {**diagnose(logits), "nonconformity": find_score(score).load({})(logits)}
-    return {"logits": logits, **{name: each.astype(np.float32) for name, each in values.items()}}
+    evidence = Evidence(logits.astype(np.float64), logits, np.empty((0, *logits.shape)))
+    values = {**diagnose(logits), "nonconformity": find_score(score).load({}, ()).of(evidence)}
+    floats = {name: each.astype(np.float32) for name, each in values.items()}
+    return {"logits": logits, "label": logits.argmax(axis=1), **floats}
 
 
 def clean(n: int, classes: int = 5, score: str = LOW_GAP) -> Outputs:
@@ -24,7 +29,9 @@ def clean(n: int, classes: int = 5, score: str = LOW_GAP) -> Outputs:
 
 
 def calibrated(n: int) -> CalibrationArrays:
-    return calibration_arrays(clean(n), LOW_GAP, rows=np.arange(n, dtype=np.uint64), fit_rows=NONE, seen_rows=NONE)
+    return calibration_arrays(
+        clean(n), LOW_GAP, Grouping.marginal(n, 5), rows=np.arange(n, dtype=np.uint64), fit_rows=NONE, seen_rows=NONE
+    )
 
 
 def test_scores_are_ascending_and_histograms_hold_every_row() -> None:
@@ -39,7 +46,7 @@ def test_quantiles_can_be_read_off_the_histogram_of_a_skewed_diagnostic() -> Non
     logits[:, 3] += np.random.default_rng(1).gamma(4, 5, 2001).astype(np.float32)
     outputs = outputs_of(logits)
     rows = np.arange(2001, dtype=np.uint64)
-    arrays = calibration_arrays(outputs, LOW_GAP, rows=rows, fit_rows=NONE, seen_rows=NONE)
+    arrays = calibration_arrays(outputs, LOW_GAP, Grouping.marginal(2001, 10), rows=rows, fit_rows=NONE, seen_rows=NONE)
     for name, (edges, counts) in arrays.histograms.items():
         values = outputs[name].astype(np.float64)
         assert (np.diff(edges) > 0).all()
@@ -54,14 +61,19 @@ def test_quantiles_can_be_read_off_the_histogram_of_a_skewed_diagnostic() -> Non
 def test_the_histogram_of_a_constant_is_one_bin() -> None:
     # Two classes leave a single one beside the label.
     arrays = calibration_arrays(
-        clean(60, classes=2), LOW_GAP, rows=np.arange(60, dtype=np.uint64), fit_rows=NONE, seen_rows=NONE
+        clean(60, classes=2),
+        LOW_GAP,
+        Grouping.marginal(60, 2),
+        rows=np.arange(60, dtype=np.uint64),
+        fit_rows=NONE,
+        seen_rows=NONE,
     )
     edges, counts = arrays.histograms["dispersion"]
     assert (edges.tolist(), counts.tolist()) == ([0, 0], [60])
 
 
 def test_facts_list_every_level_that_the_calibration_serves() -> None:
-    facts = calibration_facts(calibrated(250), 0.02, "some data")
+    facts = calibration_facts(calibrated(250), Grouping.marginal(250, 5), 0.02, "some data")
     assert [level.alpha for level in facts.levels] == [0.005, 0.01, 0.02, 0.05, 0.1]
     assert all(level.marginal_rank == marginal_rank(level.alpha, 250) for level in facts.levels)
     assert all(level.confident_rank == confident_rank(level.alpha, 250) for level in facts.levels)
@@ -70,7 +82,9 @@ def test_facts_list_every_level_that_the_calibration_serves() -> None:
 def test_rows_seen_in_training_are_counted_and_refused() -> None:
     rows = np.arange(60, dtype=np.uint64)
     with pytest.raises(CalibrationError, match=r"^13 of the 60 calibration rows were used to train"):
-        calibration_arrays(clean(60), LOW_GAP, rows=rows, fit_rows=NONE, seen_rows=np.arange(47, 200, dtype=np.uint64))
+        calibration_arrays(
+            clean(60), LOW_GAP, MARGINAL, rows=rows, fit_rows=NONE, seen_rows=np.arange(47, 200, dtype=np.uint64)
+        )
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -79,7 +93,9 @@ def test_logits_that_are_not_finite_are_counted_and_refused(value: float) -> Non
     outputs["logits"] = outputs["logits"].copy()
     outputs["logits"][7:10, 1] = value
     with pytest.raises(CalibrationError, match="the logits of 3 of the 60 calibration rows are not finite"):
-        calibration_arrays(outputs, LOW_GAP, rows=np.arange(60, dtype=np.uint64), fit_rows=NONE, seen_rows=NONE)
+        calibration_arrays(
+            outputs, LOW_GAP, MARGINAL, rows=np.arange(60, dtype=np.uint64), fit_rows=NONE, seen_rows=NONE
+        )
 
 
 @pytest.mark.parametrize("diagnostic", ["dispersion", "softmax_dispersion", "complement_entropy"])
@@ -89,6 +105,7 @@ def test_a_diagnostic_that_says_nothing_is_refused(diagnostic: str) -> None:
         calibration_arrays(
             clean(60, classes=2, score=f"{diagnostic}:low"),
             f"{diagnostic}:low",
+            Grouping.marginal(60, 2),
             rows=np.arange(60, dtype=np.uint64),
             fit_rows=NONE,
             seen_rows=NONE,
@@ -98,12 +115,34 @@ def test_a_diagnostic_that_says_nothing_is_refused(diagnostic: str) -> None:
 def test_rows_of_one_content_are_refused_as_such() -> None:
     same = outputs_of(np.repeat(np.arange(5, dtype=np.float32)[None], 60, axis=0))
     with pytest.raises(CalibrationError, match="all 60 calibration rows have the same content"):
-        calibration_arrays(same, LOW_GAP, rows=np.zeros(60, np.uint64), fit_rows=NONE, seen_rows=NONE)
+        calibration_arrays(same, LOW_GAP, MARGINAL, rows=np.zeros(60, np.uint64), fit_rows=NONE, seen_rows=NONE)
 
 
 def test_rows_of_a_fit_must_be_new_to_the_model_as_well() -> None:
     rows = np.arange(60, dtype=np.uint64)
     with pytest.raises(CalibrationError, match=r"^5 of the 80 calibration rows were used to train"):
         calibration_arrays(
-            clean(60), LOW_GAP, rows=rows, fit_rows=np.arange(60, 80, dtype=np.uint64), seen_rows=rows + np.uint64(75)
+            clean(60),
+            LOW_GAP,
+            MARGINAL,
+            rows=rows,
+            fit_rows=np.arange(60, 80, dtype=np.uint64),
+            seen_rows=rows + np.uint64(75),
         )
+
+
+def test_groups_keep_their_scores_apart_and_have_levels_of_their_own() -> None:
+    outputs = clean(250)
+    first = int((outputs["label"] == 0).sum())
+    grouping = Grouping((0, 1, 1, 1, 1), (first, 250 - first))
+    rows = np.arange(250, dtype=np.uint64)
+    arrays = calibration_arrays(outputs, LOW_GAP, grouping, rows=rows, fit_rows=NONE, seen_rows=NONE)
+    for group, scores in enumerate(grouping.split(arrays.scores)):
+        mine = grouping.groups(outputs["label"]) == group
+        np.testing.assert_array_equal(scores, np.sort(outputs["nonconformity"][mine]))
+    facts = calibration_facts(arrays, grouping, 0.05, "some data")
+    assert (facts.n, facts.levels, facts.format_version) == (250, (), 3)
+    assert [group.labels for group in facts.groups] == [(0,), (1, 2, 3, 4)]
+    for part in facts.groups:
+        served = [marginal_rank(alpha, part.n) for alpha in LEVELS if marginal_rank(alpha, part.n)]
+        assert [level.marginal_rank for level in part.levels] == served

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import typer
 from PIL import Image
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 from softrisk_core.bundle import Bundle, load_bundle
 from softrisk_core.errors import CalibrationError, SoftriskError
 from softrisk_core.repository import Repository
+from softrisk_core.scores.evidence import Evidence
 from softrisk_export import cli_calibrate, cli_export
 from softrisk_export.runtime import Runner
 from softrisk_training import cli as cli_training
@@ -103,7 +105,8 @@ def test_a_fitted_score_is_calibrated_on_other_rows_than_it_was_fitted_on(
     assert not np.isin(arrays.fit_rows, arrays.calibration_rows).any()
     images = np.random.default_rng(0).random((5, 1, 8, 8), dtype=np.float32)
     outputs = Runner(bundle.model_path.read_bytes())(images)
-    np.testing.assert_allclose(outputs["nonconformity"], bundle.score()(outputs["logits"]), rtol=1e-4, atol=1e-4)
+    evidence = Evidence(outputs["logits"].astype(np.float64), images, np.empty((0, *outputs["logits"].shape)))
+    np.testing.assert_allclose(outputs["nonconformity"], bundle.score().of(evidence), rtol=1e-4, atol=1e-4)
     # The next version asks for the same score, and fits it to the same rows.
     run(cli_calibrate.app, bundle.folder, "--data", own_data)
     again = load_bundle(first_version.parent / "3")
@@ -191,3 +194,59 @@ def test_few_rows_are_said_to_give_no_confidence(first_version: Path, own_data: 
     few = run(cli_calibrate.app, first_version, "--data", tmp_path / "few.npz", "--alpha", "0.1")
     assert "too few rows for 0.1 with 95 % confidence, which needs at least 29" in few
     assert "too few rows" not in run(cli_calibrate.app, first_version, "--data", own_data, "--alpha", "0.1")
+
+
+@pytest.fixture
+def classifier(tmp_path: Path) -> Path:
+    """An ONNX classifier of the digits: the nearest class mean, which predicts some classes more often than others."""
+    data = load_data("digits")
+    images = data.inputs(np.arange(len(data.images))).reshape(len(data.images), -1)
+    means = np.stack([images[data.labels == label].mean(axis=0) for label in range(10)])
+    graph = onnx.parser.parse_graph(
+        "means (float[N,1,8,8] x) => (float[N,10] y) { flat = Flatten (x) y = Gemm (flat, weights, bias) }"
+    )
+    for name, value in {"weights": 8 * means.T, "bias": -4 * (means**2).sum(axis=1)}.items():
+        graph.initializer.append(onnx.numpy_helper.from_array(value.astype(np.float32), name))
+    opset = onnx.helper.make_opsetid("", 17)
+    onnx.save_model(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8), tmp_path / "means.onnx")
+    return tmp_path / "means.onnx"
+
+
+def test_calibration_per_class_is_an_option_and_stays_one(classifier: Path, tmp_path: Path) -> None:
+    options = ("--calibration", "digits", "--out", tmp_path / "models", "--per-class", "--alpha", "0.011")
+    said = run(cli_export.app, classifier, *options)
+    versions = tmp_path / "models" / "means"
+    bundle = load_bundle(versions / "1")
+    manifest, groups = bundle.manifest, bundle.manifest.calibration.groups
+    own = sum(len(group.labels) == 1 for group in groups)
+    assert 1 < own < 9
+    assert f"for each of {own} predicted classes by itself, the other {10 - own} together" in said
+    assert f"the smallest of these groups has {min(manifest.grouping.sizes)} rows" in said
+    assert manifest.format_version == 3
+
+    data = load_data("digits")
+    outputs = Runner(bundle.model_path.read_bytes())(data.inputs(np.arange(len(data.images))))
+    scores, labels = outputs["nonconformity"].astype(np.float32), outputs["label"]
+    np.testing.assert_array_equal(outputs["rank"], manifest.grouping.ranks(scores, labels, bundle.calibration().scores))
+    for group, facts in enumerate(groups):
+        members = manifest.grouping.groups(labels) == group
+        assert members.sum() == facts.n
+        assert 0 < outputs["flagged"][members].mean() <= 0.011
+
+    run(cli_calibrate.app, bundle.folder, "--data", "digits")
+    again = load_bundle(versions / "2").manifest
+    assert again.calibration == manifest.calibration
+    assert again.files["calibration.npz"] == manifest.files["calibration.npz"]
+    run(cli_calibrate.app, bundle.folder, "--data", "digits", "--marginal")
+    marginal = load_bundle(versions / "3").manifest
+    assert (marginal.format_version, marginal.calibration.groups) == (1, ())
+    run(cli_calibrate.app, versions / "3", "--data", "digits")
+    assert load_bundle(versions / "4").manifest.calibration == marginal.calibration
+    run(cli_calibrate.app, versions / "4", "--data", "digits", "--per-class")
+    assert load_bundle(versions / "5").manifest.calibration == manifest.calibration
+
+
+def test_too_few_rows_for_groups_are_refused(first_version: Path, own_data: Path) -> None:
+    with pytest.raises(CalibrationError, match=r"a class needs 200 calibration rows .* without --per-class"):
+        run(cli_calibrate.app, first_version, "--data", own_data, "--per-class", "--alpha", "0.01")
+    assert Repository(first_version.parent.parent).versions("digits") == [1]

@@ -18,6 +18,7 @@ from softrisk_core.errors import CalibrationError
 from softrisk_core.manifest import OUTPUTS
 from softrisk_core.repository import Repository
 from softrisk_export.checkpoint_source import OPSET, checkpoint_source
+from softrisk_export.fit import Wanted
 from softrisk_export.runtime import Runner
 from softrisk_export.seal import seal
 from softrisk_export.source import CleanRows
@@ -77,7 +78,7 @@ def test_golden_rows_are_repeated(bundle: Bundle) -> None:
 def test_fewer_rows_than_golden_ones_are_repeated(checkpoint_path: Path, tmp_path: Path) -> None:
     source, rows = checkpoint_source(checkpoint_path, None)
     few = CleanRows(inputs=rows.inputs[:30], data="few")
-    inputs, _ = seal(Repository(tmp_path), "few", source, few, LOW_GAP, 0.1).bundle.golden()
+    inputs, _ = seal(Repository(tmp_path), "few", source, few, Wanted(LOW_GAP), 0.1).bundle.golden()
     np.testing.assert_array_equal(inputs["image"], rows.inputs[:30][np.arange(GOLDEN_ROWS) % 30])
 
 
@@ -130,7 +131,7 @@ def test_other_data_that_hold_training_rows_are_refused(checkpoint_path: Path, t
     np.savez(tmp_path / "own.npz", images=data.images[rows], labels=data.labels[rows])
     source, clean = checkpoint_source(checkpoint_path, str(tmp_path / "own.npz"))
     with pytest.raises(CalibrationError, match="11 of the 100 calibration rows"):
-        seal(Repository(tmp_path / "models"), "digits", source, clean, LOW_GAP, 0.05)
+        seal(Repository(tmp_path / "models"), "digits", source, clean, Wanted(LOW_GAP), 0.05)
     assert Repository(tmp_path / "models").models() == []
 
 
@@ -138,7 +139,7 @@ def test_data_of_another_shape_are_refused(checkpoint_path: Path, tmp_path: Path
     source, _ = checkpoint_source(checkpoint_path, None)
     other = CleanRows(inputs=np.zeros((100, 3, 8, 8), np.float32), data="colours")
     with pytest.raises(CalibrationError, match=r"\(1, 8, 8\), but the rows of colours have \(3, 8, 8\)"):
-        seal(Repository(tmp_path), "digits", source, other, LOW_GAP, 0.05)
+        seal(Repository(tmp_path), "digits", source, other, Wanted(LOW_GAP), 0.05)
 
 
 def test_accuracy_is_said_only_where_the_labels_mean_the_classes_of_the_model() -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from softrisk_core.bundle import load_bundle
+from softrisk_core.groups import Grouping
 from softrisk_core.scores.catalogue import find_score
 from softrisk_export.cli_export import app
 from softrisk_export.errors import ForeignModelError
@@ -50,8 +51,9 @@ def write(folder: Path, text: str, constants: Constants, opset: int = 17, *domai
 def take_over(path: Path, images: NDArray[np.float32] = GREY, **reading: Any) -> Source:
     """The source of a file, once its finished graph has been found to agree with the file."""
     source = foreign_source(path, images, ("p", "q", "r", "s"), Reading(**reading))
-    score = find_score("logit_gap:low").load({})
-    model = with_risk(with_score(source.model, score), np.linspace(-9, 0, 100, dtype=np.float32), 5)
+    score = find_score("logit_gap:low").load({}, ())
+    scores = np.linspace(-9, 0, 100, dtype=np.float32)
+    model = with_risk(with_score(source.model, score), scores, Grouping.marginal(100, len(source.classes)), 0.05)
     onnx.checker.check_model(model, full_check=True)
     check_parity(Runner(model), source.logits, score, images)
     return source

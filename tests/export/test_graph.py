@@ -9,6 +9,7 @@ from onnx.reference import ReferenceEvaluator
 
 from softrisk_core.conformal import rank_limit, ranks, smallest_alpha
 from softrisk_core.diagnostics import DIAGNOSTICS, diagnose, softmax
+from softrisk_core.groups import Grouping
 from softrisk_core.manifest import OUTPUTS
 from softrisk_core.scores.catalogue import find_score
 from softrisk_export.graph import classifier, float_input, opset, with_diagnostics, with_risk, with_score
@@ -18,10 +19,11 @@ LOW_GAP = "logit_gap:low"
 
 
 def finished(
-    head: onnx.ModelProto, classes: int, scores: NDArray[np.float32], limit: int, score: str = LOW_GAP
+    head: onnx.ModelProto, classes: int, scores: NDArray[np.float32], alpha: float, score: str = LOW_GAP
 ) -> onnx.ModelProto:
     """A head with all tails."""
-    return with_risk(with_score(with_diagnostics(head, classes), find_score(score).load({})), scores, limit)
+    scored = with_score(with_diagnostics(head, classes), find_score(score).load({}, ()))
+    return with_risk(scored, scores, Grouping.marginal(scores.size, classes), alpha)
 
 
 def logits_graph(classes: int, version: int = 13, entry: str = "x", value: str = "y") -> onnx.ModelProto:
@@ -38,8 +40,7 @@ def run_diagnostics(logits: NDArray[np.float32]) -> Outputs:
 
 def ranked(scores: NDArray[np.float32], calibration: NDArray[np.float32], alpha: float) -> Outputs:
     """Ranks of scores by the graph; the score is the largest logit, so each row repeats it."""
-    limit = rank_limit(alpha, calibration.size)
-    model = finished(logits_graph(2), 2, np.sort(calibration), limit, score="max_logit:high")
+    model = finished(logits_graph(2), 2, np.sort(calibration), alpha, score="max_logit:high")
     return Runner(model)(np.repeat(scores[:, None], 2, axis=1))
 
 
@@ -128,14 +129,14 @@ def test_a_score_that_is_no_number_is_the_strangest() -> None:
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_the_score_is_the_chosen_side_of_the_chosen_diagnostic(diagnostic: str, sign: float) -> None:
     score = f"{diagnostic}:{'high' if sign > 0 else 'low'}"
-    model = finished(logits_graph(5), 5, np.arange(20, dtype=np.float32), 1, score)
+    model = finished(logits_graph(5), 5, np.arange(20, dtype=np.float32), 0.05, score)
     outputs = Runner(model)(np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32))
     np.testing.assert_array_equal(outputs["nonconformity"], sign * outputs[diagnostic].astype(np.float32))
 
 
 @pytest.mark.parametrize("version", [13, 17, 18, 21])
 def test_outputs_are_those_of_the_format_on_any_opset(version: int) -> None:
-    model = finished(logits_graph(4, version), 4, np.arange(50, dtype=np.float32), 2)
+    model = finished(logits_graph(4, version), 4, np.arange(50, dtype=np.float32), 0.05)
     onnx.checker.check_model(model, full_check=True)
     assert opset(model) == version
     outputs = Runner(model)(np.zeros((3, 4), np.float32))
@@ -151,7 +152,7 @@ def test_the_file_means_the_same_by_the_standard(version: int) -> None:
     """ONNX's reference implementation knows nothing of onnxruntime: neither its operators nor its liberties."""
     generator = np.random.default_rng(version)
     scores = np.sort(-generator.exponential(2, 700).astype(np.float32))
-    model = finished(logits_graph(6, version), 6, scores, 35)
+    model = finished(logits_graph(6, version), 6, scores, 0.05)
     assert {node.domain for node in model.graph.node} == {""}
     logits = generator.normal(0, 3, (20, 6)).astype(np.float32)
     expected = Runner(model)(logits)
@@ -162,7 +163,7 @@ def test_the_file_means_the_same_by_the_standard(version: int) -> None:
 
 def test_the_tails_come_off_again() -> None:
     diagnosed = with_diagnostics(logits_graph(4), 4)
-    head = classifier(finished(logits_graph(4), 4, np.arange(50, dtype=np.float32), 2))
+    head = classifier(finished(logits_graph(4), 4, np.arange(50, dtype=np.float32), 0.05))
     assert [output.name for output in head.graph.output] == ["logits"]
     assert len(head.graph.node) == len(logits_graph(4).graph.node)
     # Put on again, they leave no trace of the first time.
@@ -191,7 +192,7 @@ def test_an_outlier_among_the_others_costs_no_accuracy(classes: int) -> None:
 @pytest.mark.parametrize(("entry", "value"), [("x", "label"), ("logits", "rank"), ("softrisk", "zero")])
 def test_names_of_the_head_do_not_collide_with_ours(entry: str, value: str) -> None:
     head = logits_graph(3, entry=entry, value=value)
-    model = finished(head, 3, np.arange(50, dtype=np.float32), 2)
+    model = finished(head, 3, np.arange(50, dtype=np.float32), 0.05)
     outputs = Runner(model)(np.array([[0, 5, 1]], np.float32))
     assert outputs["label"].tolist() == [1]
     assert outputs["rank"].tolist() == [51]

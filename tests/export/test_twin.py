@@ -25,6 +25,7 @@ from softrisk_core.rows import digest_rows
 from softrisk_export import cli_calibrate
 from softrisk_export.checkpoint_source import INPUT, export_logits
 from softrisk_export.errors import TwinError
+from softrisk_export.fit import Wanted
 from softrisk_export.graph import classifier, with_diagnostics
 from softrisk_export.runtime import Runner
 from softrisk_export.seal import seal
@@ -79,7 +80,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("twins")
     score = "logit_gap:low"
     rows = np.arange(1000, len(data.images))
-    seal(Repository(folder), "digits", source, CleanRows.of(data, rows), score, 0.05)
+    seal(Repository(folder), "digits", source, CleanRows.of(data, rows), Wanted(score), 0.05)
     np.savez(folder / "own.npz", images=data.images[rows], labels=data.labels[rows])
     for precision in PRECISIONS:
         said = calibrate(folder, "1", "--precision", precision)

@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from softrisk_core.bundle import Bundle, CalibrationArrays
-from softrisk_core.conformal import rank_limit
+from softrisk_core.groups import Grouping
 from softrisk_export.errors import ParityError
 from softrisk_export.runtime import Outputs, Runner
 from softrisk_export.verify import check_calibration, check_parity
@@ -20,7 +20,7 @@ class Altered(Runner):
 
     def __call__(self, inputs: NDArray[np.float32], outputs: Iterable[str] | None = None) -> Outputs:
         found = super().__call__(inputs, outputs)
-        if len(inputs) >= self._least:
+        if len(inputs) >= self._least and self._output in found:
             moved = found[self._output].copy()
             moved[0] += self._by
             found[self._output] = moved
@@ -41,12 +41,18 @@ def test_a_faithful_graph_passes_with_its_differences(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize(
-    "output", ["top2_gap", "dispersion", "entropy", "complement_entropy", "probabilities", "nonconformity"]
+    ("output", "by"),
+    [
+        (name, 0.001)
+        for name in ("top2_gap", "dispersion", "entropy", "complement_entropy", "probabilities", "nonconformity")
+    ],
 )
 @pytest.mark.parametrize("least", [1, 7, 64])
-def test_a_difference_from_the_reference_names_output_and_batch(bundle: Bundle, output: str, least: int) -> None:
-    run = Altered(bundle.model_path.read_bytes(), output, 0.001, least)
-    with pytest.raises(ParityError, match=rf"output {output} .* NumPy reference at batch size {least}: .* 0\.001"):
+def test_a_difference_from_the_reference_names_output_and_batch(
+    bundle: Bundle, output: str, by: float, least: int
+) -> None:
+    run = Altered(bundle.model_path.read_bytes(), output, by, least)
+    with pytest.raises(ParityError, match=rf"output {output} .* NumPy reference at batch size {least}: .* {by}"):
         check_parity(run, lambda batch: run(batch)["logits"].astype(np.float32), bundle.score(), inputs())
 
 
@@ -74,15 +80,30 @@ def test_another_label_is_an_error(bundle: Bundle) -> None:
 )
 def test_a_graph_must_repeat_its_calibration_exactly(output: str, said: str) -> None:
     scores = np.arange(40, dtype=np.float32)
+    grouping = Grouping.marginal(40, 2)
     rank = 41 - np.arange(40, dtype=np.int64)
-    limit = rank_limit(0.1, 40)
-    outputs: Outputs = {"nonconformity": scores, "rank": rank, "flagged": rank <= limit}
+    flagged = rank <= 4
+    outputs: Outputs = {"nonconformity": scores, "label": rank % 2, "rank": rank, "flagged": flagged}
     arrays = CalibrationArrays(scores=scores, histograms={})
-    check_calibration(outputs, arrays, limit)
+    check_calibration(outputs, arrays, grouping, 0.1)
     wrong: Outputs = {
         "nonconformity": np.nextafter(scores, np.float32(99)),
         "rank": np.roll(rank, 1),
-        "flagged": ~outputs["flagged"].astype(np.bool_),
+        "flagged": ~flagged,
     }
     with pytest.raises(ParityError, match=said):
-        check_calibration({**outputs, output: wrong[output]}, arrays, limit)
+        check_calibration({**outputs, output: wrong[output]}, arrays, grouping, 0.1)
+
+
+def test_ranks_are_checked_among_the_scores_of_the_group() -> None:
+    grouping = Grouping((0, 1), (30, 10))
+    labels = np.arange(40) % 4 // 3
+    scores = np.arange(40, dtype=np.float32)
+    arrays = CalibrationArrays(scores=grouping.sort(scores, labels), histograms={})
+    rank = grouping.ranks(scores, labels, arrays.scores)
+    outputs: Outputs = {"nonconformity": scores, "label": labels, "rank": rank, "flagged": rank <= 3 - 2 * labels}
+    check_calibration(outputs, arrays, grouping, 0.1)
+    with pytest.raises(ParityError, match="ranks"):
+        check_calibration({**outputs, "rank": 41 - np.arange(40)}, arrays, grouping, 0.1)
+    with pytest.raises(ParityError, match="flags"):
+        check_calibration({**outputs, "flagged": rank <= 3}, arrays, grouping, 0.1)

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from softrisk_core.conformal import p_value, rank_limit
+from softrisk_core.conformal import p_value
 from softrisk_core.diagnostics import DIAGNOSTICS
+from softrisk_core.groups import Grouping
 from softrisk_core.manifest import OUTPUTS, CalibrationFacts, InputSpec, Manifest
 from softrisk_service.catalogue import ServedVersion
 from softrisk_service.codecs import v1, v2, v2_answer
@@ -23,7 +24,8 @@ from softrisk_service.outcome import Batch, Outputs, Rows
 from softrisk_service.policy import Policy, risk_score
 
 JSON = Envelope("application/json", "identity", None)
-POLICY = Policy.of(199, 0.05, 0.1, 0.02)
+GROUPING = Grouping(tuple(label % 2 for label in range(50)), (199, 999))
+POLICY = Policy.of(GROUPING, 0.05, 0.1, 0.02)
 DTYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "INT64": np.dtype("<i8"), "BOOL": np.dtype("?")}
 ANSWERS = settings(max_examples=80, deadline=None)
 
@@ -40,7 +42,7 @@ def version(classes: int) -> Any:
         version=3,
         inputs=(InputSpec(name="x", shape=(-1, 1), domain=None),),
         classes=tuple(f'class "{index}" 100% ü' for index in range(classes)),
-        calibration=CalibrationFacts.model_construct(id="0123abcd", n=POLICY.n, alpha=0.05),
+        calibration=CalibrationFacts.model_construct(id="0123abcd", n=1198, alpha=0.05),
     )
     return ServedVersion(manifest, POLICY, None, None, "CPU", Memory())  # type: ignore[arg-type] # codecs neither run nor count
 
@@ -53,20 +55,20 @@ def batches(draw: st.DrawFn) -> Batch:
         if name == "label":  # integers of the kind that onnxruntime returns
             outputs[name] = draw(arrays.arrays(np.longlong, size, elements=st.integers(0, classes - 1)))
         elif name == "rank":
-            outputs[name] = draw(arrays.arrays(np.longlong, size, elements=st.integers(1, POLICY.n + 1)))
+            outputs[name] = draw(arrays.arrays(np.longlong, size, elements=st.integers(1, 200)))
         elif name == "flagged":
             outputs[name] = outputs["rank"] <= 10
         else:
             shape = (size, classes) if name in ("logits", "probabilities") else size
             outputs[name] = draw(arrays.arrays(np.float32, shape, elements=FLOATS))
-    return Batch(outputs, outputs["rank"].tolist())
+    return Batch(outputs, outputs["rank"].tolist(), outputs["label"].tolist())
 
 
 def dumps(document: object) -> bytes:
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def predicted(rows: Rows, served: Any, alpha: float, limit: int, listed: bool) -> bytes:
+def predicted(rows: Rows, served: Any, alpha: float, limits: tuple[int, ...], listed: bool) -> bytes:
     """A V1 answer, value by value."""
     outputs = rows.outputs
     predictions = []
@@ -80,11 +82,11 @@ def predicted(rows: Rows, served: Any, alpha: float, limit: int, listed: bool) -
                 **({"probabilities": outputs["probabilities"][row]} if listed else {}),
                 "diagnostics": {name: outputs[name][row] for name in DIAGNOSTICS},
                 "risk": {
-                    "decision": POLICY.decide(rank),
-                    "flagged": rank <= limit,
+                    "decision": POLICY.decide(rank, label),
+                    "flagged": rank <= limits[label],
                     "alpha": alpha,
-                    "p_value": p_value(rank, POLICY.n),
-                    "score": risk_score(rank, POLICY.n),
+                    "p_value": p_value(rank, POLICY.sizes[label]),
+                    "score": risk_score(rank, POLICY.sizes[label]),
                     "rank": rank,
                     "nonconformity": outputs["nonconformity"][row],
                 },
@@ -93,13 +95,13 @@ def predicted(rows: Rows, served: Any, alpha: float, limit: int, listed: bool) -
     return dumps({"model_name": "m-1.x", "model_version": "3", "predictions": predictions})
 
 
-def inferred(rows: Rows, name: str | None, alpha: float, limit: int, wanted: dict[str, bool]) -> Answer:
+def inferred(rows: Rows, name: str | None, alpha: float, limits: tuple[int, ...], wanted: dict[str, bool]) -> Answer:
     """A V2 answer, value by value."""
     outputs, packed = [], b""
     for output, binary in wanted.items():
         array = rows.outputs[output]
         if output == "flagged":
-            array = rows.outputs["rank"] <= limit
+            array = rows.outputs["rank"] <= np.array(limits)[rows.outputs["label"]]
         datatype = output_datatype(output)
         entry: dict[str, Any] = {"name": output, "datatype": datatype, "shape": list(array.shape)}
         if binary:
@@ -114,7 +116,7 @@ def inferred(rows: Rows, name: str | None, alpha: float, limit: int, wanted: dic
             "model_name": "m-1.x",
             "model_version": "3",
             **({} if name is None else {"id": name}),
-            "parameters": {"calibration_id": "0123abcd", "n": POLICY.n, "alpha": alpha},
+            "parameters": {"calibration_id": "0123abcd", "n": 1198, "alpha": alpha},
             "outputs": outputs,
         }
     )
@@ -135,7 +137,7 @@ def test_v1(batch: Batch, alpha: float | None, listed: bool, data: st.DataObject
     parameters = {"alpha": alpha, "probabilities": listed}
     body = json.dumps({"instances": [[0]] * (rows.stop - rows.start), "parameters": parameters}).encode()
     call = v1.decode(JSON, body, served, Allowance(9, 9, 10**6), "full")
-    expected = predicted(rows, served, alpha or POLICY.alpha_review, call.limit, listed)
+    expected = predicted(rows, served, alpha or POLICY.alpha_review, call.limits, listed)
     assert v1.encode(call, rows, served) == Answer(expected, "application/json", None)
 
 
@@ -174,7 +176,7 @@ def test_v2(
             document = {"id": name, "inputs": [tensor], "outputs": outputs, "parameters": parameters}
             call = v2.decode(JSON, orjson.dumps(document), served, Allowance(9, 9, 10**6), "full")
             every = wanted or dict.fromkeys(OUTPUTS, by_default)
-            expected = inferred(rows, name, alpha or POLICY.alpha_review, call.limit, every)
+            expected = inferred(rows, name, alpha or POLICY.alpha_review, call.limits, every)
             assert v2.encode(call, rows, served) == expected
 
 
@@ -183,12 +185,12 @@ def test_requests_of_one_batch_that_differ_get_their_own_answers() -> None:
     outputs: Outputs = {name: np.arange(size, dtype=np.float32) for name in OUTPUTS}
     outputs |= {"rank": np.arange(1, size + 1), "label": np.zeros(size, np.int64), "flagged": np.zeros(size, np.bool_)}
     outputs |= {name: np.zeros((size, 3), np.float32) for name in ("logits", "probabilities")}
-    batch = Batch(outputs, outputs["rank"].tolist())
+    batch = Batch(outputs, outputs["rank"].tolist(), outputs["label"].tolist())
     asked = [(0.01, False), (0.02, True), (0.01, False), (0.02, True), (0.02, False), (0.01, False)]
     for row, (alpha, binary) in enumerate(asked):
         tensor = {"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [0]}
         document = {"inputs": [tensor], "parameters": {"alpha": alpha, "binary_data_output": binary}}
         call = v2.decode(JSON, orjson.dumps(document), served, Allowance(9, 9, 10**6), "full")
         rows = Rows(batch, row, row + 1)
-        expected = inferred(rows, None, alpha, rank_limit(alpha, POLICY.n), dict.fromkeys(OUTPUTS, binary))
+        expected = inferred(rows, None, alpha, GROUPING.rank_limits(alpha), dict.fromkeys(OUTPUTS, binary))
         assert v2.encode(call, rows, served) == expected

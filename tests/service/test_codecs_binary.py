@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from softrisk_core.groups import Grouping
 from softrisk_core.manifest import OUTPUTS, InputSpec, Manifest
 from softrisk_service import schemas
 from softrisk_service.catalogue import ServedVersion
@@ -318,7 +319,8 @@ def test_tensors_are_views_of_the_body_where_it_is_aligned(padding: int) -> None
         name="m", version=1, inputs=(InputSpec(name="image", shape=(-1, 1, 4, 4), domain=None),), classes=("a", "b"),
         calibration=type("Calibration", (), {"id": "c", "n": 199}),
     )  # fmt: skip
-    served = ServedVersion(manifest, Policy.of(199, 0.05, None, None), None, None, "CPU", Memory())  # type: ignore[arg-type] # the codec neither runs nor counts
+    policy = Policy.of(Grouping.marginal(199, 3), 0.05, None, None)
+    served = ServedVersion(manifest, policy, None, None, "CPU", Memory())  # type: ignore[arg-type] # the codec neither runs nor counts
     head = json.dumps(changed()).encode()
     head += b" " * ((padding - len(head)) % 4)
     body = head + IMAGE.tobytes()

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from softrisk_core.groups import Grouping
 from softrisk_core.manifest import CalibrationFacts, InputSpec, Manifest
 from softrisk_service.catalogue import ServedVersion
 from softrisk_service.codecs import v1, v2
@@ -32,7 +33,7 @@ def version(name: str = "x") -> Any:
         classes=("a", "b"),
         calibration=CalibrationFacts.model_construct(id="c", n=199, alpha=0.05),
     )
-    return ServedVersion(manifest, Policy.of(199, 0.05, None, None), None, None, "CPU", Memory())  # type: ignore[arg-type] # codecs neither run nor count
+    return ServedVersion(manifest, Policy.of(Grouping.marginal(199, 3), 0.05, None, None), None, None, "CPU", Memory())  # type: ignore[arg-type] # codecs neither run nor count
 
 
 def outcome(codec: Any, body: bytes, served: Any) -> Any:
@@ -41,7 +42,7 @@ def outcome(codec: Any, body: bytes, served: Any) -> Any:
     except RequestError as error:
         return type(error), str(error)
     arrays = {name: (array.shape, array.dtype, array.tobytes()) for name, array in call.inputs.items()}
-    return arrays, call.limit, getattr(call, "id", None)
+    return arrays, call.limits, getattr(call, "id", None)
 
 
 def same_both_ways(codec: Any, body: bytes, served: Any) -> Any:

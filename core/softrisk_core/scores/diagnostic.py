@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from softrisk_core.diagnostics import diagnose
 from softrisk_core.errors import CalibrationError
-from softrisk_core.scores.score import Score
+from softrisk_core.scores.score import LogitScore
 
 Side = Literal["low", "high"]
 
@@ -22,7 +22,7 @@ _STEEPEST: Final = 300.0
 
 
 @dataclass(frozen=True)
-class OneSided(Score):
+class OneSided(LogitScore):
     """A diagnostic of which small values are strange, or large ones.
 
     Attributes:
@@ -49,7 +49,7 @@ class OneSided(Score):
 
 
 @dataclass(frozen=True, eq=False)
-class TwoSided(Score):
+class TwoSided(LogitScore):
     """How far in either tail of its clean values a diagnostic d lies: |F(d) − ½|.
 
     F is the distribution function of clean values, straight between quantiles. So both tails weigh the same, however

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from softrisk_core.scores.score import Score
+from softrisk_core.scores.score import LogitScore
 from softrisk_core.scores.sorting import gap_and_below
 
 
 @dataclass(frozen=True)
-class Doctor(Score):
+class Doctor(LogitScore):
     """log of D_α = (1 − Σ p²) / Σ p² (Granese et al., NeurIPS 2021, eq. 9), the odds of two draws to disagree.
 
     The logarithm keeps the order, and keeps apart what vanishes in 1 − Σ p² where a prediction is sure.

@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from softrisk_core.scores.score import Score
+from softrisk_core.scores.score import LogitScore
 from softrisk_core.scores.sorting import gap_and_below
 
 GAMMA: Final = 0.1
@@ -15,7 +15,7 @@ LARGEST: Final = 100
 
 
 @dataclass(frozen=True)
-class GEN(Score):
+class GEN(LogitScore):
     """Σ p^γ (1 − p)^γ over the M largest probabilities, γ = 0.1, M = 100 (Liu et al., CVPR 2023, eq. 3)."""
 
     @property

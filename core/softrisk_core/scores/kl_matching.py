@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from softrisk_core.diagnostics import diagnose, softmax
-from softrisk_core.scores.score import Score
+from softrisk_core.scores.score import LogitScore
 
 
 @dataclass(frozen=True)
-class KLMatching(Score):
+class KLMatching(LogitScore):
     """min over classes k of KL(p ‖ d_k), d_k the mean softmax of clean inputs that are predicted as k.
 
     Hendrycks et al. (ICML 2022, section 4), with the sign of a nonconformity score.

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from softrisk_core.scores.score import Score
+from softrisk_core.scores.score import LogitScore
 from softrisk_core.scores.sorting import gap_and_below
 
 
 @dataclass(frozen=True)
-class MSP(Score):
+class MSP(LogitScore):
     """log((1 − p₍₁₎) / p₍₁₎): the order of 1 − p₍₁₎, the baseline of Hendrycks & Gimpel (ICLR 2017).
 
     The log-odds keep apart what probabilities next to 1 round to one value.

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from softrisk_core.errors import CalibrationError
-from softrisk_core.scores.score import Score
+from softrisk_core.scores.score import LogitScore
 from softrisk_core.scores.sorting import descending
 
 LARGEST: Final = 16
@@ -25,7 +25,7 @@ _FEWEST: Final = 20
 
 
 @dataclass(frozen=True)
-class LogitProfile(Score):
+class LogitProfile(LogitScore):
     """Mahalanobis distance of the sorted logits' profile from the mean profile of the predicted class.
 
     The profile is z₍₁₎ and the steps z₍₁₎ − z₍₂₎, z₍₂₎ − z₍₃₎, … of the 16 largest logits. One covariance for all

@@ -7,7 +7,7 @@ from softrisk_core.conformal import Guarantee
 from softrisk_core.errors import CalibrationError
 from softrisk_service.codecs.tensors import shown
 from softrisk_service.errors import InvalidInputError
-from softrisk_service.policy import Policy, limit_at
+from softrisk_service.policy import Policy, limits_at
 
 
 def read_parameters(
@@ -37,11 +37,11 @@ def read_parameters(
     return parameters
 
 
-def read_limit(parameters: dict[str, Any], policy: Policy) -> tuple[float, int]:
+def read_limits(parameters: dict[str, Any], policy: Policy) -> tuple[float, tuple[int, ...]]:
     """What the parameters `alpha` and `guarantee` ask of the flag.
 
     Returns:
-        α, by default the operator's for `review`, and the largest rank that is flagged.
+        α, by default the operator's for `review`, and for each label the largest rank that is flagged.
 
     Raises:
         InvalidInputError: If α is no number, the guarantee is none, or the calibration cannot serve them.
@@ -55,6 +55,6 @@ def read_limit(parameters: dict[str, Any], policy: Policy) -> tuple[float, int]:
     if guarantee not in ("marginal", "confident"):
         raise InvalidInputError(f"parameters.guarantee: expected marginal or confident, got {shown(guarantee)}")
     try:
-        return float(alpha), limit_at(float(alpha), policy.n, guarantee)
+        return float(alpha), limits_at(policy.grouping, float(alpha), guarantee)
     except CalibrationError as error:
         raise InvalidInputError(f"parameters.alpha: {error}") from error

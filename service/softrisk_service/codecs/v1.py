@@ -16,7 +16,7 @@ from softrisk_service.codecs.allowance import Allowance
 from softrisk_service.codecs.body import JSON, not_accepted, parse_object
 from softrisk_service.codecs.envelope import Answer, Envelope
 from softrisk_service.codecs.media import IMAGE_TYPES, NPY_TYPE, base64_file, image_cost, image_input, npy_input
-from softrisk_service.codecs.parameters import read_limit, read_parameters
+from softrisk_service.codecs.parameters import read_limits, read_parameters
 from softrisk_service.codecs.quick import Member, nested_numbers
 from softrisk_service.codecs.tensors import shown, to_array
 from softrisk_service.disclosure import Disclosure, check_parameters
@@ -36,13 +36,13 @@ class Wishes(NamedTuple):
 
     Attributes:
         alpha: False-alarm rate of the flag.
-        limit: Largest flagged rank at that α.
+        limits: For each label the largest flagged rank at that α.
         probabilities: Whether the answer lists all of them.
         disclosure: What the caller may see, whatever it asks for.
     """
 
     alpha: float
-    limit: int
+    limits: tuple[int, ...]
     probabilities: bool
     disclosure: Disclosure
 
@@ -52,12 +52,12 @@ class Call(NamedTuple):
 
     Attributes:
         inputs: Inputs of the model's shapes; values not yet checked.
-        limit: Largest flagged rank.
+        limits: For each label the largest flagged rank.
         wishes: What else it asks for.
     """
 
     inputs: Inputs
-    limit: int
+    limits: tuple[int, ...]
     wishes: Wishes
 
 
@@ -128,15 +128,15 @@ def _strict(body: bytes, served: ServedVersion, allowance: Allowance, disclosure
 
 def _wishes(parameters: dict[str, Any], served: ServedVersion, disclosure: Disclosure) -> Wishes:
     check_parameters(parameters, disclosure)
-    alpha, limit = read_limit(parameters, served.policy)
+    alpha, limits = read_limits(parameters, served.policy)
     probabilities = parameters.get("probabilities", True)
     if not isinstance(probabilities, bool):
         raise InvalidInputError(f"parameters.probabilities: expected true or false, got {shown(probabilities)}")
-    return Wishes(alpha, limit, probabilities, disclosure)
+    return Wishes(alpha, limits, probabilities, disclosure)
 
 
 def _call(inputs: Inputs, wishes: Wishes) -> Call:
-    return Call(inputs, wishes.limit, wishes)
+    return Call(inputs, wishes.limits, wishes)
 
 
 def _only_input(specs: tuple[InputSpec, ...], media: str) -> InputSpec:
@@ -210,16 +210,17 @@ def encode(call: Call, rows: Rows, served: ServedVersion) -> Answer:
 
 def _prediction(row: int, wishes: Wishes, rows: Rows, served: ServedVersion) -> dict[str, Any]:
     # numpy's float32 scalars stay as they are: orjson writes them with the digits that float32 has.
-    outputs, rank, policy = rows.batch.outputs, rows.batch.ranks[row], served.policy
-    label = int(outputs["label"][row])
+    outputs, policy = rows.batch.outputs, served.policy
+    rank, label = rows.batch.ranks[row], rows.batch.labels[row]
+    n, flagged = policy.sizes[label], rank <= wishes.limits[label]
     prediction: dict[str, Any] = {"label": label, "class_name": served.manifest.classes[label]}
     if wishes.disclosure == "none":
         return prediction
     if wishes.disclosure == "coarse":
         prediction["risk"] = {
-            "decision": policy.decide(rank),
-            "flagged": rank <= wishes.limit,
-            "decile": risk_decile(rank, policy.n),
+            "decision": policy.decide(rank, label),
+            "flagged": flagged,
+            "decile": risk_decile(rank, n),
         }
         return prediction
     probabilities = outputs["probabilities"][row]
@@ -228,11 +229,11 @@ def _prediction(row: int, wishes: Wishes, rows: Rows, served: ServedVersion) -> 
         prediction["probabilities"] = np.ascontiguousarray(probabilities)
     prediction["diagnostics"] = {name: outputs[name][row] for name in DIAGNOSTICS}
     prediction["risk"] = {
-        "decision": policy.decide(rank),
-        "flagged": rank <= wishes.limit,
+        "decision": policy.decide(rank, label),
+        "flagged": flagged,
         "alpha": wishes.alpha,
-        "p_value": p_value(rank, policy.n),
-        "score": risk_score(rank, policy.n),
+        "p_value": p_value(rank, n),
+        "score": risk_score(rank, n),
         "rank": rank,
         "nonconformity": outputs["nonconformity"][row],
     }

@@ -34,13 +34,13 @@ class Call(NamedTuple):
 
     Attributes:
         inputs: Inputs of the model's shapes; values not yet checked.
-        limit: Largest flagged rank.
+        limits: For each label the largest flagged rank.
         plan: What else it declares.
         id: The caller's name for the request, echoed.
     """
 
     inputs: Inputs
-    limit: int
+    limits: tuple[int, ...]
     plan: Plan
     id: str | None
 
@@ -96,7 +96,7 @@ def _quick(body: bytes, served: ServedVersion, allowance: Allowance, disclosure:
     if len(plan.tensors) > 1 or tensor.data is None:
         return None
     array = numbers(parts[1], tensor.shape)
-    return None if array is None else Call({tensor.spec.name: array}, plan.limit, plan, name)
+    return None if array is None else Call({tensor.spec.name: array}, plan.limits, plan, name)
 
 
 def _strict(body: bytes, length: int, served: ServedVersion, allowance: Allowance, disclosure: Disclosure) -> Call:
@@ -116,7 +116,7 @@ def _call(plan: Plan, name: str | None, body: bytes, length: int, allowance: All
     for tensor in plan.tensors:
         allowance.check()
         inputs[tensor.spec.name] = _array(tensor, body, length)
-    return Call(inputs, plan.limit, plan, name)
+    return Call(inputs, plan.limits, plan, name)
 
 
 def _plan(text: bytes, served: ServedVersion, allowance: Allowance, disclosure: Disclosure) -> tuple[Plan, str | None]:
@@ -162,4 +162,4 @@ def _array(tensor: Tensor, body: bytes, start: int) -> NDArray[np.float32]:
 
 def encode(call: Call, rows: Rows, served: ServedVersion) -> Answer:
     """The answer: the wanted outputs, `flagged` at the request's α."""
-    return v2_answer.write(call.plan.form, call.id, call.limit, rows)
+    return v2_answer.write(call.plan.form, call.id, call.limits, rows)

@@ -13,6 +13,7 @@ from softrisk_service.catalogue import ServedVersion
 from softrisk_service.codecs.body import OCTETS
 from softrisk_service.codecs.envelope import Answer
 from softrisk_service.outcome import Batch, Rows
+from softrisk_service.policy import flags
 
 _DATATYPES: Final = {"label": "INT64", "rank": "INT64", "flagged": "BOOL"}
 _VECTORS: Final = ("logits", "probabilities")
@@ -119,32 +120,32 @@ def _form(
     )
 
 
-def write(form: Form, name: str | None, limit: int, rows: Rows) -> Answer:
+def write(form: Form, name: str | None, limits: tuple[int, ...], rows: Rows) -> Answer:
     """The answer to a request.
 
     Args:
         form: How it looks.
         name: The request's id, if it has one.
-        limit: Largest flagged rank.
+        limits: For each label the largest flagged rank.
         rows: Its rows of a batch.
     """
     if name is None and rows.stop - rows.start == 1:
-        shared = _shared(form, limit, rows.batch)
+        shared = _shared(form, limits, rows.batch)
         if shared is not None:
             return shared[rows.start]
-    flags = [rank <= limit for rank in rows.ranks]
+    flagged = flags(rows.ranks, rows.labels, limits)
     head = form.template
     if form.pick is not None:
-        head = head % form.pick(_texts(form, name, flags, rows))
+        head = head % form.pick(_texts(form, name, flagged, rows))
     if not form.binary:
         return Answer(head)
-    tensors = [bytes(flags) if output == "flagged" else _packed(output, rows) for output in form.binary]
+    tensors = [bytes(flagged) if output == "flagged" else _packed(output, rows) for output in form.binary]
     return Answer(b"".join([head, *tensors]), OCTETS, len(head))
 
 
-def _texts(form: Form, name: str | None, flags: list[bool], rows: Rows) -> list[bytes]:
+def _texts(form: Form, name: str | None, flagged: list[bool], rows: Rows) -> list[bytes]:
     outputs, start, stop = rows.batch.outputs, rows.start, rows.stop
-    texts = [b"" if name is None else _written(name), _written(flags)[1:-1]]
+    texts = [b"" if name is None else _written(name), _written(flagged)[1:-1]]
     if stop - start > 1:
         # One by one: in one piece the interpreter would be held until the last is done.
         arrays = (outputs[output][start:stop].ravel() for output in (*form.vectors, *form.integers, *form.floats))
@@ -162,28 +163,28 @@ def _packed(name: str, rows: Rows) -> bytes:
     return packed
 
 
-def _shared(form: Form, limit: int, batch: Batch) -> list[Answer] | None:
+def _shared(form: Form, limits: tuple[int, ...], batch: Batch) -> list[Answer] | None:
     """The answers to each row of a batch, written together, which costs a fraction of writing them one by one.
 
     Returns:
         None if this is the first request that asks like this: perhaps it is the only one.
     """
-    renderings, key = batch.renderings, (form, limit)
+    renderings, key = batch.renderings, (form, limits)
     if key not in renderings:
         renderings[key] = None
         return None
     answers: list[Answer] | None = renderings[key]
     if answers is None and sum(values.size for values in batch.outputs.values()) <= _SHARED_VALUES:
-        answers = renderings[key] = _write_all(form, limit, batch)
+        answers = renderings[key] = _write_all(form, limits, batch)
     return answers
 
 
-def _write_all(form: Form, limit: int, batch: Batch) -> list[Answer]:
+def _write_all(form: Form, limits: tuple[int, ...], batch: Batch) -> list[Answer]:
     size, outputs = len(batch.ranks), batch.outputs
-    flags = [rank <= limit for rank in batch.ranks]
+    flagged = flags(batch.ranks, batch.labels, limits)
     heads = [form.template] * size
     if form.pick is not None:
-        columns = [[b""] * size, [b"true" if flag else b"false" for flag in flags]]
+        columns = [[b""] * size, [b"true" if flag else b"false" for flag in flagged]]
         columns += [_written(outputs[output])[2:-2].split(b"],[") for output in form.vectors]
         scalars = _written([outputs[output] for output in (*form.integers, *form.floats)])[2:-2].split(b"],[")
         columns += [values.split(b",") for values in scalars]
@@ -191,7 +192,7 @@ def _write_all(form: Form, limit: int, batch: Batch) -> list[Answer]:
     if not form.binary:
         return [Answer(head) for head in heads]
     everyone = Rows(batch, 0, size)
-    blocks = [bytes(flags) if output == "flagged" else _packed(output, everyone) for output in form.binary]
+    blocks = [bytes(flagged) if output == "flagged" else _packed(output, everyone) for output in form.binary]
     tensors = np.concatenate([np.frombuffer(block, np.uint8).reshape(size, -1) for block in blocks], axis=1)
     return [Answer(head + row.tobytes(), OCTETS, len(head)) for head, row in zip(heads, tensors, strict=True)]
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from softrisk_core.manifest import OUTPUTS, InputSpec
 from softrisk_service.catalogue import ServedVersion
-from softrisk_service.codecs.parameters import read_limit, read_parameters
+from softrisk_service.codecs.parameters import read_limits, read_parameters
 from softrisk_service.codecs.tensors import shown
 from softrisk_service.codecs.v2_answer import Form, form_for
 from softrisk_service.disclosure import VISIBLE, Disclosure, check_output, check_parameters
@@ -47,7 +47,7 @@ class Plan:
         tensors: Every input of the model, in the order of the request.
         binary_bytes: Length of the binary part of the body.
         alpha: False-alarm rate of the flag.
-        limit: Largest flagged rank at that α.
+        limits: For each label the largest flagged rank at that α.
         id: The caller's name for the request; of those that share the plan, the first one's.
         form: How its answers look.
     """
@@ -55,7 +55,7 @@ class Plan:
     tensors: tuple[Tensor, ...]
     binary_bytes: int
     alpha: float
-    limit: int
+    limits: tuple[int, ...]
     id: str | None
     form: Form
 
@@ -79,7 +79,7 @@ def read_plan(document: dict[str, Any], served: ServedVersion, max_instances: in
         raise InvalidInputError(f"id: expected a string, got {shown(name)}")
     parameters = read_parameters(document, _PARAMETERS, _IGNORED)
     check_parameters(parameters, disclosure)
-    alpha, limit = read_limit(parameters, served.policy)
+    alpha, limits = read_limits(parameters, served.policy)
     binary = _flag(parameters, "binary_data_output", default=False, where="")
     wanted = tuple(_wanted(document.get("outputs"), binary, disclosure))
     tensors = tuple(_tensors(document.get("inputs"), served.manifest.inputs, max_instances))
@@ -89,7 +89,7 @@ def read_plan(document: dict[str, Any], served: ServedVersion, max_instances: in
     size = sum(_size(tensor) for tensor in tensors if tensor.data is None)
     # Below full disclosure no α, which the answer would tell.
     told_alpha = alpha if disclosure == "full" else None
-    return Plan(tensors, size, alpha, limit, name, form_for(served, wanted, told_alpha, rows, name is not None))
+    return Plan(tensors, size, alpha, limits, name, form_for(served, wanted, told_alpha, rows, name is not None))
 
 
 def _flag(parameters: dict[str, Any], name: str, *, default: bool, where: str) -> bool:
