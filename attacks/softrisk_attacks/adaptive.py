@@ -6,20 +6,41 @@ the condition on the label and, among these, has the lowest score, or for floodi
 """
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from functools import partial
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
-from softrisk_attacks.apgd import random_points
+from softrisk_attacks.apgd import random_points, wrong_classes
 from softrisk_attacks.attack import Attack, Family, Found, require_positive
 from softrisk_attacks.errors import AttackError
 from softrisk_attacks.victim import ROUNDING, Victim, margin
 
-Scoring = Callable[[Tensor], Tensor]
-"""From logits (B, classes) to nonconformity (B,), larger is stranger; differentiable."""
+Classifier = Callable[[Tensor], Tensor]
+"""From points (B, C, H, W) to logits (B, classes), with their graph. A `Victim` is one."""
+
+Scoring = Callable[[Classifier, Tensor, Tensor], Tensor]
+"""From classifier, points (B, C, H, W) and their logits (B, classes) to nonconformity (B,), larger is stranger;
+differentiable with respect to the points. A score may ask the classifier about changed points."""
+
+Condition = Callable[[Tensor], Tensor]
+"""From logits (B, classes) to by how much a condition on the prediction is met, (B,)."""
+
+
+def expected(scores: Sequence[Scoring]) -> Scoring:
+    """The mean of several scores: expectation over what a defender has drawn and an attacker does not know.
+
+    Athalye et al., "Synthesizing robust adversarial examples", ICML 2018. All draws are made beforehand, so that the
+    iterates of an attack are compared by the same measure.
+    """
+
+    def mean(classifier: Classifier, points: Tensor, logits: Tensor) -> Tensor:
+        return torch.stack([score(classifier, points, logits) for score in scores]).mean(dim=0)
+
+    return mean
 
 
 @dataclass(frozen=True)
@@ -48,12 +69,12 @@ class AdaptiveAttack(Attack):
         return self.steps, f"×{self.restarts}"
 
     @abstractmethod
-    def direction(self, points: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    def direction(self, iterate: "Iterate", condition: Condition, labels: Tensor) -> Tensor:
         """Where to step, shape (B, C, H, W); only signs count.
 
         Args:
-            points: Which the graph of the logits begins at, shape (B, C, H, W).
-            logits: On them, with their graph, shape (B, classes).
+            iterate: Where the attack stands.
+            condition: What this run wants of the prediction.
             labels: True classes, shape (B,).
         """
 
@@ -62,46 +83,97 @@ class AdaptiveAttack(Attack):
         wrong = margin(logits, labels)
         return wrong if self.evades else -wrong
 
-    def gain(self, logits: Tensor) -> Tensor:
+    def gain(self, victim: Victim, points: Tensor, logits: Tensor) -> Tensor:
         """What is raised where the condition on the label is met, shape (B,)."""
-        return -self.score(logits) if self.evades else self.score(logits)
+        score = self.score(victim, points, logits)
+        return -score if self.evades else score
+
+    def conditions(self, clean: Tensor, labels: Tensor) -> Iterator[Condition]:
+        """What is wanted of the prediction, one after the other, each with all restarts.
+
+        Args:
+            clean: Logits on the inputs themselves, shape (B, classes).
+            labels: True classes, shape (B,).
+        """
+        yield lambda logits: self.label_margin(logits, labels)
 
     def perturb(self, victim: Victim, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> Found:
-        """Run from every start."""
+        """Run for every condition from every start."""
         low, high = self.box(inputs)
-        best = _Best(self, victim, inputs, labels)
-        for run in range(self.restarts):
-            points = inputs if run == 0 else random_points(low, high, generator)
-            for step in range(self.steps):
-                points = points.detach().requires_grad_()
-                logits = victim(points)
-                uphill = self.direction(points, logits, labels).sign()
-                best.offer(points.detach(), logits.detach())
-                length = self.epsilon / 2 * (1 - step / self.steps)
-                points = (points.detach() + length * uphill).clamp(low, high)
-            best.offer(points, victim.logits(points))
+        best = Best(self, victim, inputs, labels)
+        for condition in self.conditions(victim.logits(inputs), labels):
+            for run in range(self.restarts):
+                points = inputs if run == 0 else random_points(low, high, generator)
+                for step in range(self.steps):
+                    points = points.detach().requires_grad_()
+                    logits = victim(points)
+                    iterate = Iterate(points, logits, self.gain(victim, points, logits))
+                    uphill = self.direction(iterate, condition, labels).sign()
+                    best.offer(iterate)
+                    length = self.epsilon / 2 * (1 - step / self.steps)
+                    points = (points.detach() + length * uphill).clamp(low, high)
+                best.ask(points)
         return Found(best.points)
 
 
-class _Best:
-    """Keeps, for each input, the point that serves the attacker best."""
+@dataclass(frozen=True)
+class Iterate:
+    """Points of an attack with what is known of them.
 
-    def __init__(self, attack: AdaptiveAttack, victim: Victim, inputs: Tensor, labels: Tensor) -> None:
-        self._attack, self._labels = attack, labels
+    Attributes:
+        points: Shape (B, C, H, W).
+        logits: On them, shape (B, classes); with a graph that begins at the points, where there is one.
+        gain: What the attacker raises there, shape (B,); likewise.
+    """
+
+    points: Tensor
+    logits: Tensor
+    gain: Tensor
+
+
+class Aim(Protocol):
+    """What an attacker on label and score wants."""
+
+    def label_margin(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """By how much the condition on the label is met, shape (B,)."""
+
+    def gain(self, victim: Victim, points: Tensor, logits: Tensor) -> Tensor:
+        """What is raised where the condition on the label is met, shape (B,)."""
+
+
+class Best:
+    """Keeps, for each input, the point that serves the attacker best.
+
+    Attributes:
+        points: Shape (B, C, H, W).
+    """
+
+    def __init__(self, attack: Aim, victim: Victim, inputs: Tensor, labels: Tensor) -> None:
+        self._attack, self._victim, self._labels = attack, victim, labels
         self.points = inputs.clone()
-        self._met, self._value = self._judge(victim.logits(inputs))
+        self._met, self._value = self._judge(self._answer(inputs))
 
-    def offer(self, points: Tensor, logits: Tensor) -> None:
+    def ask(self, points: Tensor) -> None:
+        """Ask about points, and take them where they are better."""
+        self.offer(self._answer(points))
+
+    def offer(self, iterate: Iterate) -> None:
         """Take points where they are better."""
-        met, value = self._judge(logits)
+        met, value = self._judge(iterate)
         better = (met & ~self._met) | ((met == self._met) & (value > self._value))
-        self.points[better] = points[better]
+        self.points[better] = iterate.points.detach()[better]
         self._met, self._value = self._met | met, torch.where(better, value, self._value)
 
-    def _judge(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+    def _answer(self, points: Tensor) -> Iterate:
+        with torch.no_grad():
+            logits = self._victim(points)
+            return Iterate(points, logits, self._attack.gain(self._victim, points, logits))
+
+    def _judge(self, iterate: Iterate) -> tuple[Tensor, Tensor]:
+        logits = iterate.logits.detach()
         reached = self._attack.label_margin(logits, self._labels)
-        met = reached > ROUNDING * logits.abs().amax(dim=1)
-        return met, torch.where(met, self._attack.gain(logits).to(reached.dtype), reached)
+        met = _surely(reached, logits)
+        return met, torch.where(met, iterate.gain.detach().to(reached.dtype), reached)
 
 
 @dataclass(frozen=True)
@@ -114,22 +186,57 @@ class SelectivePGD(AdaptiveAttack):
 
     Attributes:
         orthogonal: Whether steps for the score are projected.
+        surrogate: What `score` is, where something stands in for the defender's own; None if it is that.
     """
 
     orthogonal: bool = False
+    surrogate: str | None = field(default=None, kw_only=True)
 
     @property
     def name(self) -> str:
-        """`selective PGD` or `orthogonal PGD`."""
-        return "orthogonal PGD" if self.orthogonal else "selective PGD"
+        """`selective PGD` or `orthogonal PGD`, or `selective PGD on …`."""
+        name = "orthogonal PGD" if self.orthogonal else "selective PGD"
+        return name if self.surrogate is None else f"{name} on {self.surrogate}"
 
-    def direction(self, points: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    def direction(self, iterate: Iterate, condition: Condition, labels: Tensor) -> Tensor:
         """The slope of the aim that is not reached yet."""
-        reached = self.label_margin(logits, labels)
-        met = (reached > ROUNDING * logits.detach().abs().amax(dim=1))[:, None, None, None]
-        (of_label,) = torch.autograd.grad(reached.sum(), points, retain_graph=True)
-        (of_score,) = torch.autograd.grad(self.gain(logits).sum(), points)
+        reached = condition(iterate.logits)
+        met = _surely(reached, iterate.logits)[:, None, None, None]
+        (of_label,) = torch.autograd.grad(reached.sum(), iterate.points, retain_graph=True)
+        (of_score,) = torch.autograd.grad(iterate.gain.sum(), iterate.points)
         return torch.where(met, _unopposed(of_score, of_label) if self.orthogonal else of_score, of_label)
+
+
+@dataclass(frozen=True)
+class TargetedSelectivePGD(SelectivePGD):
+    """Selective PGD towards the most likely wrong classes, one after the other.
+
+    The nearest wrong class is not always the one that looks most ordinary, all the less where each predicted class is
+    compared with its own calibration rows.
+
+    Attributes:
+        targets: How many of the wrong classes are tried, those with the largest logits on the clean input; more than
+            there are is an error.
+    """
+
+    targets: int = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive(targets=self.targets)
+
+    @property
+    def name(self) -> str:
+        """`targeted selective PGD`."""
+        return "targeted selective PGD"
+
+    def _size(self) -> tuple[int | None, str]:
+        return self.steps, f"×{self.restarts} ×{self.targets} targets"
+
+    def conditions(self, clean: Tensor, labels: Tensor) -> Iterator[Condition]:
+        """That the prediction is the target."""
+        for target in wrong_classes(clean, labels, self.targets).unbind(dim=1):
+            yield partial(_predicts, target)
 
 
 @dataclass(frozen=True)
@@ -170,10 +277,10 @@ class WeightedPGD(AdaptiveAttack):
         """`PGD on margin − 0.1·score`."""
         return f"PGD on margin − {self.weight:g}·score"
 
-    def direction(self, points: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    def direction(self, iterate: Iterate, condition: Condition, labels: Tensor) -> Tensor:
         """The slope of the sum."""
-        value = self.label_margin(logits, labels) + self.weight * self.gain(logits)
-        (slope,) = torch.autograd.grad(value.sum(), points)
+        value = condition(iterate.logits) + self.weight * iterate.gain
+        (slope,) = torch.autograd.grad(value.sum(), iterate.points)
         return slope
 
 
@@ -201,13 +308,24 @@ class LogitMimicry(AdaptiveAttack):
             raise AttackError("logit mimicry needs logits of clean inputs of at least two predicted classes")
         return super().perturb(victim, inputs, labels, generator)
 
-    def direction(self, points: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    def direction(self, iterate: Iterate, condition: Condition, labels: Tensor) -> Tensor:
         """Down the squared distance from the nearest row of another class."""
+        logits, points = iterate.logits, iterate.points
         bank = self.bank.to(logits)
         distances = torch.cdist(logits, bank).square()
         distances = distances.masked_fill(bank.argmax(dim=1)[None] == labels[:, None], torch.inf)
         (slope,) = torch.autograd.grad(-distances.amin(dim=1).sum(), points)
         return slope
+
+
+def _predicts(target: Tensor, logits: Tensor) -> Tensor:
+    """By how much the prediction is the target, shape (B,)."""
+    return -margin(logits, target)
+
+
+def _surely(reached: Tensor, logits: Tensor) -> Tensor:
+    """Where a condition is met by more than rounding could undo, shape (B,)."""
+    return reached > ROUNDING * logits.detach().abs().amax(dim=1)
 
 
 def _unopposed(slope: Tensor, other: Tensor) -> Tensor:

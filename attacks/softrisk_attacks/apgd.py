@@ -25,6 +25,8 @@ class APGD(Attack):
             entropy of logits that are scaled so that it is not saturated.
         steps: Gradient steps in each run.
         restarts: Runs, each from its own random point of the ball, on the inputs that still stand.
+        until_fooled: Leave an input alone once the model errs on it. Otherwise every input takes every step, and
+            ends as wrong as the attack can make it: what a detector has to be judged by.
     """
 
     family: ClassVar[Family] = "iterative"
@@ -32,6 +34,7 @@ class APGD(Attack):
     objective: Kind = "ce"
     steps: int = 100
     restarts: int = 1
+    until_fooled: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,7 +56,9 @@ class APGD(Attack):
         aim = untargeted(self.objective, worst.clean, labels)
         trace = torch.full((self.steps, len(inputs)), torch.nan)
         for _ in range(self.restarts):
-            trace = run_from_random_start(self, victim, inputs, worst, aim, self.steps, generator)
+            trace = run_from_random_start(
+                self, victim, inputs, worst, aim, self.steps, generator, until_fooled=self.until_fooled
+            )
         return Found(worst.points, trace)
 
 
@@ -67,6 +72,7 @@ class TargetedAPGD(Attack):
     Attributes:
         steps: Gradient steps towards each class.
         targets: How many of the wrong classes are tried; more than there are is an error.
+        until_fooled: As for `APGD`.
     """
 
     name: ClassVar[str] = "APGD-T"
@@ -74,6 +80,7 @@ class TargetedAPGD(Attack):
 
     steps: int = 100
     targets: int = 9
+    until_fooled: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -88,7 +95,9 @@ class TargetedAPGD(Attack):
         trace = torch.full((self.steps, len(inputs)), torch.nan)
         for target in wrong_classes(worst.clean, labels, self.targets).unbind(dim=1):
             aim = towards(target, labels)
-            trace = run_from_random_start(self, victim, inputs, worst, aim, self.steps, generator)
+            trace = run_from_random_start(
+                self, victim, inputs, worst, aim, self.steps, generator, until_fooled=self.until_fooled
+            )
         return Found(worst.points, trace)
 
 
@@ -112,19 +121,23 @@ def run_from_random_start(
     aim: Objective,
     steps: int,
     generator: torch.Generator,
+    *,
+    until_fooled: bool = True,
 ) -> Tensor:
     """One run from a random point of the ball on the inputs that still stand; what it finds goes to `worst`.
+
+    Without `until_fooled` it runs on all inputs that are right without an attack, and to its end.
 
     Returns:
         The trace, shape (steps, B), NaN for inputs that did not stand.
     """
     trace = torch.full((steps, len(inputs)), torch.nan)
-    rows = worst.standing
+    rows = worst.standing if until_fooled else worst.right
     if len(rows) > 0:
         low, high = attack.box(inputs[rows])
         start = random_points(low, high, generator)
         radius = torch.full((len(rows), 1, 1, 1), attack.epsilon, device=inputs.device)
-        ascent = ascend(victim, (low, high), radius, start, aim.select(rows), steps)
+        ascent = ascend(victim, (low, high), radius, start, aim.select(rows), steps, until_fooled=until_fooled)
         worst.offer(rows, ascent.worst, ascent.logits)
         trace[:, rows.cpu()] = ascent.trace
     return trace

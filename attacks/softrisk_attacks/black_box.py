@@ -50,17 +50,7 @@ class Square(Attack):
         for query in range(self.queries):
             if len(rows) == 0:
                 break
-            originals = inputs[rows]
-            low, high = self.box(originals)
-            count, channels, height, width = originals.shape
-            if query == 0:
-                candidate = originals + self._signs((count, channels, 1, width), generator).to(inputs.device)
-            else:
-                side = round((_share(query / self.queries) * height * width) ** 0.5)
-                square = _squares(count, height, width, max(1, min(side, height, width)), generator).to(inputs.device)
-                colour = self._signs((count, channels, 1, 1), generator).to(inputs.device)
-                candidate = torch.where(square, originals + colour, current[rows])
-            candidate = candidate.clamp(low, high)
+            candidate = self.candidate(query, inputs[rows], current[rows], generator)
             logits = victim.logits(candidate)
             worst.offer(rows, candidate, logits)
             own = margin(logits, labels[rows])
@@ -68,6 +58,25 @@ class Square(Attack):
             current[rows[better]], reached[rows[better]] = candidate[better], own[better]
             rows = rows[~worst.fooled[rows]]
         return Found(worst.points)
+
+    def candidate(self, query: int, originals: Tensor, current: Tensor, generator: torch.Generator) -> Tensor:
+        """What is asked next: stripes first, then the point at hand with one more square.
+
+        Args:
+            query: Number of queries spent on each of these inputs.
+            originals: The inputs themselves, shape (B, C, H, W).
+            current: The best point of each so far, of the same shape.
+            generator: Source of all randomness, on the CPU.
+        """
+        count, channels, height, width = originals.shape
+        if query == 0:
+            moved = originals + self._signs((count, channels, 1, width), generator).to(originals.device)
+        else:
+            side = round((_share(query / self.queries) * height * width) ** 0.5)
+            square = _squares(count, height, width, max(1, min(side, height, width)), generator).to(originals.device)
+            colour = self._signs((count, channels, 1, 1), generator).to(originals.device)
+            moved = torch.where(square, originals + colour, current)
+        return moved.clamp(*self.box(originals))
 
     def _signs(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         return (2 * torch.randint(2, shape, generator=generator) - 1) * self.epsilon

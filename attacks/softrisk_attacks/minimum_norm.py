@@ -32,6 +32,7 @@ class CarliniWagner(Attack):
     Attributes:
         steps: Gradient steps for each weight.
         weights: Steps of the binary search for the weight.
+        confidence: Logits by which it wants to be past the border (κ of the paper).
     """
 
     name: ClassVar[str] = "C&W"
@@ -39,19 +40,23 @@ class CarliniWagner(Attack):
 
     steps: int = 20
     weights: int = 9
+    confidence: float = CONFIDENCE
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_positive(steps=self.steps, weights=self.weights)
+        if self.confidence < 0:
+            raise AttackError(f"confidence must not be negative, got {self.confidence:g}")
 
     def _size(self) -> tuple[int | None, str]:
-        return self.steps, f"×{self.weights} weights"
+        far = "" if self.confidence == CONFIDENCE else f" κ={self.confidence:g}"
+        return self.steps, f"×{self.weights} weights{far}"
 
     def perturb(self, victim: Victim, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> Found:
         """Find a minimum for every input that is right."""
         runner = CarliniL2Method(
             estimator(victim, inputs),
-            confidence=CONFIDENCE,
+            confidence=self.confidence,
             max_iter=self.steps,
             binary_search_steps=self.weights,
             batch_size=len(inputs),

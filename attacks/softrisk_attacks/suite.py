@@ -92,3 +92,33 @@ def worst_case(outcomes: Iterable[Outcome]) -> NDArray[np.bool_]:
             f"a worst case needs outcomes of the same inputs, got {[len(mask) for mask in masks] or 'none'}"
         )
     return reduce(np.logical_or, masks)
+
+
+def calibration_attacks(epsilons: Iterable[float], *, classes: int, gradients: bool = True) -> list[Attack]:
+    """Attacks that a score is fitted and chosen with: cheap, of five families, and run to their end.
+
+    What stops at the first success leaves inputs that are hardly wrong, and a score that was fitted to nothing else
+    knows nothing of the others.
+
+    Args:
+        epsilons: ℓ∞ radii, in units of [0, 1] pixels.
+        classes: Of the model.
+        gradients: Whether the model has them; else only what asks for logits.
+
+    Raises:
+        AttackError: If a radius is out of range.
+    """
+    radii = sorted(set(epsilons))
+    if not radii:
+        raise AttackError("give at least one epsilon")
+    score_based: list[Attack] = [Square(epsilon, 200) for epsilon in radii[-2:]]
+    if not gradients:
+        return score_based
+    return [
+        *(fgsm(epsilon) for epsilon in radii),
+        *(pgd(epsilon, 20, 1) for epsilon in radii),
+        *(APGD(epsilon, "margin", 20, until_fooled=False) for epsilon in radii),
+        *(TargetedAPGD(epsilon, 20, min(2, classes - 1), until_fooled=False) for epsilon in radii),
+        BisectedAPGD(radii[-1], 10, 3, 1),
+        *score_based,
+    ]

@@ -31,6 +31,11 @@ class Worst:
         """Indices of the inputs that no point fools yet."""
         return torch.nonzero(~self.fooled)[:, 0]
 
+    @property
+    def right(self) -> Tensor:
+        """Indices of the inputs that the model is right about without an attack."""
+        return torch.nonzero(self.clean.argmax(dim=1) == self.labels)[:, 0]
+
     def offer(self, rows: Tensor, points: Tensor, logits: Tensor) -> Tensor:
         """Take points of some inputs where they are worse, and say where, shape (len(rows),)."""
         labels = self.labels[rows]

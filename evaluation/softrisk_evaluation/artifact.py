@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from softrisk_core.bundle import Bundle
 from softrisk_core.diagnostics import DIAGNOSTICS
-from softrisk_core.scores.score import Score
+from softrisk_core.scores.score import LogitScore
 from softrisk_export.runtime import Runner
 
 
@@ -62,7 +62,7 @@ class Artifact:
     def answer(
         self,
         inputs: NDArray[np.float32],
-        published: Sequence[Score] = (),
+        published: Sequence[LogitScore] = (),
         advance: Callable[[int], None] = lambda rows: None,
     ) -> Answers:
         """Everything a report needs.

@@ -1,24 +1,31 @@
-"""Scores as functions of torch logits, so that an attacker who knows the score has its gradient.
+"""Scores as functions of torch images and logits, so that an attacker who knows the score has its gradient.
 
 The reference is `softrisk_core.scores`; a test holds each score here to it. Computed in float64, as there: where a sure
-prediction saturates float32, the attacker would have no gradient and the evaluation would flatter the score.
+prediction saturates float32, the attacker would have no gradient and the evaluation would flatter the score. For the
+same reason a score that is flat or jumps has a slope here all the same; its values are always the exact ones.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from softrisk_attacks.adaptive import Scoring
+from softrisk_attacks.adaptive import Classifier, Scoring
+from softrisk_core.probes import Noise, draw_noise
+from softrisk_core.scores.combined import NORMAL_SCORES, Combination, GatedCombination
 from softrisk_core.scores.diagnostic import OneSided, TwoSided
 from softrisk_core.scores.doctor import Doctor
+from softrisk_core.scores.features import WEIGHED
 from softrisk_core.scores.gen import GAMMA, GEN, LARGEST
 from softrisk_core.scores.kl_matching import KLMatching
 from softrisk_core.scores.msp import MSP
 from softrisk_core.scores.profile import LogitProfile
 from softrisk_core.scores.score import Score
+from softrisk_evaluation.differentiable_images import probed, roughness, straight_through
 
 _TINY: Final = 1e-300
 
@@ -30,13 +37,78 @@ def differentiable(score: Score) -> Scoring:
         score: One of `softrisk_core.scores`.
 
     Returns:
-        From logits (B, classes) to the score in float64, shape (B,).
+        From classifier, points and logits to the score in float64, shape (B,).
 
     Raises:
         TypeError: If it is not known here.
     """
+    match score:
+        case Combination():
+            return partial(_combination, score)
+        case GatedCombination():
+            return partial(_gated, score)
     of_sorted = _of_sorted(score)
-    return lambda logits: of_sorted(logits.double(), logits.double().sort(dim=1, descending=True, stable=True).values)
+    return lambda classifier, points, logits: of_sorted(logits.double(), _sorted(logits))
+
+
+def with_other_noise(score: GatedCombination, seed: int) -> GatedCombination:
+    """The score as someone takes it to be who does not know the stored noise, and draws other by this seed.
+
+    Args:
+        score: One that probes with noise.
+        seed: Of the draw.
+    """
+    probes = tuple(
+        Noise(draw_noise(probe.values.shape, seed)) if isinstance(probe, Noise) else probe for probe in score.probes
+    )
+    return replace(score, full=replace(score.full, asks=probes))
+
+
+def _sorted(logits: Tensor) -> Tensor:
+    return logits.double().sort(dim=1, descending=True, stable=True).values
+
+
+def _combination(score: Combination, classifier: Classifier, points: Tensor, logits: Tensor) -> Tensor:
+    features = _features(score, classifier, points, logits)
+    edges, levels, weights = (_double(each, features) for each in (score.edges, NORMAL_SCORES, score.weights))
+    normal = _normal_scores(features, edges.contiguous(), levels)
+    return torch.cat([normal, normal.square()], dim=1) @ weights + float(score.bias)
+
+
+def _features(score: Combination, classifier: Classifier, points: Tensor, logits: Tensor) -> Tensor:
+    """All features, shape (B, M)."""
+    z, ordered = logits.double(), _sorted(logits)
+    columns = [*(_diagnostic(name, ordered)[:, None] for name in WEIGHED), roughness(points)]
+    predicted = z.argmax(dim=1, keepdim=True)
+    for probe in score.probes:
+        change = classifier(probed(probe, points)).double() - z
+        others = change.scatter(1, predicted, -torch.inf)
+        columns += [-change.gather(1, predicted), others.amax(dim=1, keepdim=True)]
+    return torch.cat(columns, dim=1)
+
+
+def _normal_scores(values: Tensor, edges: Tensor, levels: Tensor) -> Tensor:
+    """Normal scores of features (B, M), linear between the edges (M, K).
+
+    Beyond the outer edges a feature is flat. An attacker who is there has to find the way back, so that the outer
+    slopes go on.
+    """
+    inside = straight_through(values.clamp(edges[:, 0], edges[:, -1]), values)
+    upper = torch.searchsorted(edges, inside.detach().T.contiguous(), right=True).clamp(1, len(levels) - 1)
+    above, below = edges.gather(1, upper).T, edges.gather(1, upper - 1).T
+    start, end = levels[upper - 1].T, levels[upper].T
+    return start + (end - start) / (above - below) * (inside - below)
+
+
+def _gated(score: GatedCombination, classifier: Classifier, points: Tensor, logits: Tensor) -> Tensor:
+    """Jumps at the limits of the gate; the slope is that of the branch that gives the value."""
+    gate = _combination(score.gate, classifier, points, logits)
+    low, high = map(float, score.limits)
+    moved = gate + torch.where(gate < low, -1, 1) * float(score.shift)
+    (rows,) = torch.where((gate >= low) & (gate <= high))
+    if len(rows) == 0:
+        return moved
+    return moved.index_put((rows,), _combination(score.full, classifier, points[rows], logits[rows]))
 
 
 _OfSorted = Callable[[Tensor, Tensor], Tensor]

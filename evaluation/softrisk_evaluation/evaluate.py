@@ -15,14 +15,16 @@ from rich.progress import Progress
 
 from softrisk_core.bundle import MODEL, Bundle, file_entry
 from softrisk_core.manifest import Manifest
+from softrisk_core.scores.score import FeatureScore
 from softrisk_evaluation.adaptive import Target, attack_with_knowledge
 from softrisk_evaluation.artifact import Answers, Artifact
 from softrisk_evaluation.detection import FALSE_ALARMS
 from softrisk_evaluation.errors import EvaluationError
 from softrisk_evaluation.examples import Examples, choose_examples
 from softrisk_evaluation.false_alarms import Split, realised, resplit
+from softrisk_evaluation.levels import score_limits
 from softrisk_evaluation.published import published_scores
-from softrisk_evaluation.red_flags import checks
+from softrisk_evaluation.red_flags import checks, implied_classifiers
 from softrisk_evaluation.report import DataFacts, Proportion, Report, Settings, Soundness, Subject
 from softrisk_evaluation.subject import CleanData, check_same_classifier, clean_data
 from softrisk_evaluation.under_attack import Attacked, check_attacks, planned_attacks, run_one, summarise, worst_case
@@ -73,8 +75,14 @@ def evaluate(
         SoftriskError: If one of them cannot be read.
     """
     attacks = planned_attacks(settings)
+    grouping = bundle.manifest.grouping
     if settings.adaptive and checkpoint_path is None:
         raise EvaluationError("adaptive attacks need gradients, and a bundle brings none: give its --checkpoint")
+    score = bundle.score()
+    if settings.adaptive and isinstance(score, FeatureScore):
+        raise EvaluationError(
+            f"no gradient of {score.name} is known, so that nobody can adapt to it: leave out --adaptive"
+        )
     checkpoint = None if checkpoint_path is None else load_checkpoint(checkpoint_path)
     test = clean_data(bundle, checkpoint, checkpoint_path, location)
     artifact = Artifact(bundle)
@@ -98,8 +106,9 @@ def evaluate(
         )
         soundness = check_attacks(model, inputs, labels, attacked, settings, progress)
         if settings.adaptive:
+            limits = score_limits(bundle.calibration().scores, grouping, bundle.manifest.calibration.alpha)
             adaptive, knowing = attack_with_knowledge(
-                Target(bundle.score(), clean, _bank(test, chosen)),
+                Target(score, clean, _bank(test, chosen), grouping, limits),
                 model,
                 artifact,
                 inputs,
@@ -107,14 +116,14 @@ def evaluate(
                 clean.select(chosen),
                 attacked,
                 settings,
-                bundle.manifest.calibration.n,
                 progress,
             )
     calibration = bundle.manifest.calibration
     splits = _resplit(bundle, clean, settings, progress) if settings.resplits else ()
 
-    false_alarms = realised(clean.rank, calibration.n, sorted({*FALSE_ALARMS, calibration.alpha}))
-    results = tuple(summarise(each, clean, calibration.n) for each in attacked)
+    false_alarms = realised(clean, grouping, sorted({*FALSE_ALARMS, calibration.alpha}))
+    results = tuple(summarise(each, clean, chosen, grouping) for each in attacked)
+    standing = worst_case(attacked)
     report = Report(
         subject=Subject(
             name=bundle.manifest.name,
@@ -132,19 +141,19 @@ def evaluate(
         ),
         clean_accuracy=Proportion.where(clean.label == test.labels),
         attacks=results,
-        worst_case=worst_case(attacked),
+        worst_case=standing,
         adaptive=adaptive,
         soundness=soundness,
         false_alarms=false_alarms,
         resplits=tuple(split.summary for split in splits),
-        checks=checks(results, soundness, false_alarms),
+        checks=(*checks(results, soundness, false_alarms), *implied_classifiers(adaptive, standing)),
         versions={
             **tool_versions(),
             "onnxruntime": onnxruntime.__version__,
             "adversarial-robustness-toolbox": version("adversarial-robustness-toolbox"),
         },
     )
-    examples = choose_examples(artifact, test, clean, chosen, attacked)
+    examples = choose_examples(artifact, grouping, test, clean, chosen, attacked)
     return Evaluation(report, test, clean, chosen, attacked, knowing, splits, bundle.manifest, examples)
 
 
@@ -166,7 +175,8 @@ def _resplit(bundle: Bundle, clean: Answers, settings: Settings, progress: Progr
     task = progress.add_task("random splits", total=settings.resplits)
     return resplit(
         bundle.calibration().scores,
-        clean.nonconformity,
+        bundle.manifest.grouping,
+        clean,
         FALSE_ALARMS,
         splits=settings.resplits,
         seed=settings.seed,

@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from softrisk_attacks.attack import Attack
+from softrisk_core.groups import Grouping
 from softrisk_evaluation.artifact import Answers, Artifact
+from softrisk_evaluation.levels import p_values
 from softrisk_evaluation.subject import CleanData
 from softrisk_evaluation.under_attack import Attacked
 
@@ -66,12 +68,18 @@ class Examples:
 
 
 def choose_examples(
-    artifact: Artifact, test: CleanData, clean: Answers, chosen: NDArray[np.int64], attacked: Sequence[Attacked]
+    artifact: Artifact,
+    grouping: Grouping,
+    test: CleanData,
+    clean: Answers,
+    chosen: NDArray[np.int64],
+    attacked: Sequence[Attacked],
 ) -> Examples:
     """The inputs with the smallest, the median and the largest p-value: found, typical, and missed.
 
     Args:
         artifact: Tells the softmax, which answers do not keep.
+        grouping: Of its calibration.
         test: Clean test inputs.
         clean: Answers about all of them.
         chosen: Positions in `test` of those that were attacked.
@@ -79,9 +87,9 @@ def choose_examples(
     """
     most = max(attacked, key=lambda each: int(each.successful.sum()), default=None)
     if most is None or not most.successful.any():
-        return Examples(None, tuple(_clean_examples(artifact, test, clean)))
+        return Examples(None, tuple(_clean_examples(artifact, grouping, test, clean)))
     examples = []
-    for place, position in _spread(most.answers.rank, np.flatnonzero(most.successful)):
+    for place, position in _spread(p_values(most.answers, grouping), np.flatnonzero(most.successful)):
         before = _view(artifact, test.inputs, clean, int(chosen[position]))
         after = _view(artifact, most.outcome.inputs, most.answers, position)
         row = chosen[position]
@@ -89,16 +97,16 @@ def choose_examples(
     return Examples(most.attack, tuple(examples))
 
 
-def _clean_examples(artifact: Artifact, test: CleanData, clean: Answers) -> list[Example]:
+def _clean_examples(artifact: Artifact, grouping: Grouping, test: CleanData, clean: Answers) -> list[Example]:
     return [
         Example(place, int(test.rows[row]), int(test.labels[row]), _view(artifact, test.inputs, clean, row), None)
-        for place, row in _spread(clean.rank, np.arange(len(clean.rank)))
+        for place, row in _spread(p_values(clean, grouping), np.arange(len(clean.rank)))
     ]
 
 
-def _spread(ranks: NDArray[np.int64], positions: NDArray[np.int64]) -> list[tuple[str, int]]:
-    """First, median and last of these positions by rank; of fewer than three there is no median to show."""
-    ordered = positions[np.argsort(ranks[positions], kind="stable")]
+def _spread(values: NDArray[np.float64], positions: NDArray[np.int64]) -> list[tuple[str, int]]:
+    """First, median and last of these positions by p-value; of fewer than three there is no median to show."""
+    ordered = positions[np.argsort(values[positions], kind="stable")]
     at = dict(zip(_PLACES, (0, len(ordered) // 2, len(ordered) - 1), strict=True))
     kept = {index: place for place, index in at.items()}
     return [(place, int(ordered[index])) for index, place in sorted(kept.items())]

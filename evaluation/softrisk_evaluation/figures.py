@@ -8,7 +8,7 @@ from sklearn.metrics import roc_curve
 
 from softrisk_evaluation.evaluate import Evaluation
 from softrisk_evaluation.false_alarms import Split
-from softrisk_evaluation.statistics import false_alarm_masses
+from softrisk_evaluation.levels import p_values
 
 
 def draw_figures(evaluation: Evaluation, folder: Path) -> list[tuple[str, str]]:
@@ -35,12 +35,13 @@ def draw_figures(evaluation: Evaluation, folder: Path) -> list[tuple[str, str]]:
 def _roc(evaluation: Evaluation) -> Figure:
     figure = Figure(figsize=(6, 4.5), layout="constrained")
     axes = figure.subplots()
-    clean = evaluation.clean.rank
+    grouping = evaluation.manifest.grouping
+    clean = p_values(evaluation.clean, grouping)
     for each in evaluation.attacked:
-        ranks = each.answers.rank[each.successful]
-        if ranks.size:
-            is_attacked = np.concatenate([np.zeros(clean.size), np.ones(ranks.size)])
-            false_alarms, detected, _ = roc_curve(is_attacked, -np.concatenate([clean, ranks]))
+        values = p_values(each.answers, grouping)[each.successful]
+        if values.size:
+            is_attacked = np.concatenate([np.zeros(clean.size), np.ones(values.size)])
+            false_alarms, detected, _ = roc_curve(is_attacked, -np.concatenate([clean, values]))
             axes.plot(false_alarms, detected, label=each.attack.label, drawstyle="steps-post")
     chance = np.geomspace(1e-3, 1)
     axes.plot(chance, chance, color="0.7", linestyle=":", label="chance")
@@ -55,14 +56,14 @@ def _p_values(evaluation: Evaluation) -> Figure:
     panels = 2 if evaluation.attacked else 1
     figure = Figure(figsize=(6, 0.5 + 3 * panels), layout="constrained")
     clean, *attacked = figure.subplots(panels, squeeze=False)[:, 0]
-    n = evaluation.report.subject.calibration_rows
+    grouping = evaluation.manifest.grouping
     edges = [bin / 20 for bin in range(21)]
-    clean.hist(evaluation.clean.rank / (n + 1), edges, density=True, color="0.8", label="clean")
+    clean.hist(p_values(evaluation.clean, grouping), edges, density=True, color="0.8", label="clean")
     for axes in attacked:
         for each in evaluation.attacked:
-            ranks = each.answers.rank[each.successful]
-            if ranks.size:
-                axes.hist(ranks / (n + 1), edges, density=True, histtype="step", label=each.attack.label)
+            values = p_values(each.answers, grouping)[each.successful]
+            if values.size:
+                axes.hist(values, edges, density=True, histtype="step", label=each.attack.label)
     for axes in (clean, *attacked):
         axes.axhline(1, color="0.5", linestyle=":", linewidth=1, label="flat")
         axes.set(xlim=(0, 1), xlabel="p-value", ylabel="density")
@@ -77,11 +78,11 @@ def _law(splits: tuple[Split, ...]) -> Figure:
         summary, counts = split.summary, split.false_alarms
         # Bins of equally many integers, or some would hold one count more than their neighbours.
         width = 1 + int(np.ptp(counts)) // 20
-        edges = [edge / split.judged for edge in np.arange(counts.min() - 0.5, counts.max() + width, width)]
-        axes.hist(counts / split.judged, edges, color="0.8", label=f"{summary.splits} splits")
+        edges = [edge / split.law.judged for edge in np.arange(counts.min() - 0.5, counts.max() + width, width)]
+        axes.hist(counts / split.law.judged, edges, color="0.8", label=f"{summary.splits} splits")
         possible = np.arange(counts.min(), counts.max() + 1)
-        masses = false_alarm_masses(summary.marginal_rank, split.n, possible, split.judged)
-        axes.plot(possible / split.judged, masses * summary.splits * width, label="Beta-binomial law")
+        masses = split.law.masses[possible]
+        axes.plot(possible / split.law.judged, masses * summary.splits * width, label="Beta-binomial law")
         for bound in summary.law:
             axes.axvline(bound, color="0.5", linestyle=":", linewidth=1)
         axes.set(title=f"α = {summary.alpha:g}", xlabel="realised false-alarm rate", ylabel="splits")

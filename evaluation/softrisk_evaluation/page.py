@@ -7,12 +7,15 @@ from typing import Final
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from numpy.typing import NDArray
 
-from softrisk_core.conformal import marginal_rank
+from softrisk_core.conformal import p_value
+from softrisk_evaluation.artifact import Answers
 from softrisk_evaluation.base_rate import PREVALENCES, REQUESTS, Alarms, alarms
 from softrisk_evaluation.detection import operating_points
 from softrisk_evaluation.evaluate import Evaluation
 from softrisk_evaluation.examples import View
+from softrisk_evaluation.levels import flagged, p_values
 from softrisk_evaluation.pictures import amplification, difference, picture, png_uri
 from softrisk_evaluation.report import Proportion
 from softrisk_evaluation.tables import Section, adaptive_sections, on_attacks, sections, unseen
@@ -149,41 +152,45 @@ def _facts(evaluation: Evaluation) -> list[tuple[str, str]]:
 def _detection(evaluation: Evaluation) -> Section | None:
     if not evaluation.attacked:
         return None
-    rows = []
+    rows, grouping = [], evaluation.manifest.grouping
+    clean_p = p_values(evaluation.clean, grouping)
     for each, result in zip(evaluation.attacked, evaluation.report.attacks, strict=True):
-        points = operating_points(-evaluation.clean.rank, -each.answers.rank[each.successful], RATES)
-        auroc = result.on_successful[0].auroc
+        points = operating_points(-clean_p, -p_values(each.answers, grouping)[each.successful], RATES)
+        risk = result.on_successful[0]
         rates = [_percent(point.detected) for point in points]
         rows.append(
             (
                 result.label,
                 f"{result.epsilon:.4g}",
                 f"{result.successful} of {result.robust.trials}",
-                "–" if auroc is None else f"{auroc:.3f}",
+                *("–" if each is None else f"{each:.3f}" for each in (risk.auroc, risk.auroc_on_originals)),
                 *rates,
             )
         )
     clean = evaluation.report.data.rows
     return Section(
         title="Detection by attack",
-        columns=("attack", "ε", "successful", "AUROC", *(f"TPR at {rate:.1%}" for rate in RATES)),
+        columns=("attack", "ε", "successful", "AUROC", "AUROC, own", *(f"TPR at {rate:.1%}" for rate in RATES)),
         rows=tuple(rows),
         note=f"TPR: share of the successful attacks that are stranger than all but so many of the {clean:,} clean test "
-        f"images. One of these is {1 / clean:.2%}: at a rate below that, no clean image may be flagged.",
+        f"images. One of these is {1 / clean:.2%}: at a rate below that, no clean image may be flagged. AUROC: against "
+        "these; own: against what the successful attacks were made from.",
     )
 
 
-def _flag_rank(evaluation: Evaluation) -> int:
-    calibration = evaluation.manifest.calibration
-    return marginal_rank(calibration.alpha, calibration.n)
+def _flags(answers: Answers, evaluation: Evaluation) -> NDArray[np.bool_]:
+    """What the bundle flags by itself."""
+    found = flagged(answers, evaluation.manifest.grouping, evaluation.manifest.calibration.alpha)
+    assert found is not None  # or the bundle would not have this α
+    return found
 
 
 def _class_alarms(evaluation: Evaluation) -> list[ClassAlarms]:
     """In the order of the classes; if there are many, those with the highest rates first, and no others."""
-    flagged = evaluation.clean.rank <= _flag_rank(evaluation)
+    found = _flags(evaluation.clean, evaluation)
     truth = evaluation.test.labels
     rows = [
-        ClassAlarms(name, Proportion.where(flagged[truth == label]))
+        ClassAlarms(name, Proportion.where(found[truth == label]))
         for label, name in enumerate(evaluation.manifest.classes)
         if (truth == label).any()
     ]
@@ -214,11 +221,12 @@ def _shown(evaluation: Evaluation) -> list[Shown]:
 
 
 def _depicted(view: View, evaluation: Evaluation) -> Depicted:
+    grouping = evaluation.manifest.grouping
     return Depicted(
         picture=picture(view.image),
         label=evaluation.manifest.classes[view.label],
-        p_value=view.rank / (evaluation.manifest.calibration.n + 1),
-        flagged=view.rank <= _flag_rank(evaluation),
+        p_value=p_value(view.rank, grouping.size_of_label[view.label]),
+        flagged=view.rank <= grouping.rank_limits(evaluation.manifest.calibration.alpha)[view.label],
     )
 
 
@@ -241,9 +249,9 @@ def _bars(clean: View, attacked: View | None, truth: int, names: Sequence[str]) 
 
 def _base_rate(evaluation: Evaluation) -> BaseRate:
     """At the rate that is guaranteed, and against the attack that the flag sees least of."""
-    alpha, limit = evaluation.manifest.calibration.alpha, _flag_rank(evaluation)
+    alpha = evaluation.manifest.calibration.alpha
     detected = [
-        (float((each.answers.rank[each.successful] <= limit).mean()), each.attack.label)
+        (float(_flags(each.answers, evaluation)[each.successful].mean()), each.attack.label)
         for each in evaluation.attacked
         if each.successful.any()
     ]

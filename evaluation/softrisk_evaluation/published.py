@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from softrisk_core.errors import CalibrationError
 from softrisk_core.scores.catalogue import find_score
-from softrisk_core.scores.score import Score
+from softrisk_core.scores.score import LogitScore
 from softrisk_evaluation.artifact import Artifact
 from softrisk_export.fit import FIT_ROWS
 
@@ -15,7 +15,7 @@ PUBLISHED: Final = ("msp", "doctor", "gen", "kl-matching", "logit-profile", "log
 """Max logit, energy, entropy and non-ME are diagnostics, and in the tables as such."""
 
 
-def published_scores(artifact: Artifact, selection: NDArray[np.float32] | None) -> list[Score]:
+def published_scores(artifact: Artifact, selection: NDArray[np.float32] | None) -> list[LogitScore]:
     """All that can be had.
 
     Args:
@@ -30,10 +30,12 @@ def published_scores(artifact: Artifact, selection: NDArray[np.float32] | None) 
         # Rows may lie class by class.
         spread = np.linspace(0, len(selection) - 1, min(FIT_ROWS, len(selection))).astype(np.int64)
         logits = artifact.logits(selection[spread])
-    scores = []
+    scores: list[LogitScore] = []
     for recipe in map(find_score, PUBLISHED):
         if recipe.fit is None:
-            scores.append(recipe.load({}))
+            score = recipe.load({}, ())
+            assert isinstance(score, LogitScore)  # like all that need nothing
+            scores.append(score)
         elif logits is not None:
             try:
                 scores.append(recipe.fit(logits))

@@ -14,7 +14,17 @@ from collections.abc import Sequence
 from itertools import groupby, pairwise
 from typing import Final
 
-from softrisk_evaluation.report import AttackResult, Check, FalseAlarms, Gap, Proportion, Soundness
+from softrisk_evaluation.report import (
+    Adaptive,
+    AttackResult,
+    Check,
+    FalseAlarms,
+    Gap,
+    Proportion,
+    Soundness,
+    WithRejection,
+    WorstCase,
+)
 
 FEW: Final = 30
 """Successful attacks below which a true-positive rate says little: its 95 % interval can be 0.38 wide."""
@@ -118,6 +128,38 @@ def soundness_checks(facts: Soundness) -> tuple[Check, ...]:
             for gap in facts.stronger
         ),
         *_converged(facts),
+    )
+
+
+def implied_classifiers(adaptive: Adaptive | None, worst_case: Sequence[WorstCase]) -> tuple[Check, ...]:
+    """What robust accuracy with rejection would mean for classifiers without rejection.
+
+    A classifier that is right or refuses under every attack of radius ε implies another one, which refuses nothing and
+    is as robust at ε/2, though perhaps not one that can be computed (Tramèr, "Detecting adversarial examples is
+    (nearly) as hard as classifying them", ICML 2022). So a flag that is worth more than half the radius claims a better
+    classifier than the one it guards. That is no contradiction, but more often an attack that was too weak.
+
+    Args:
+        adaptive: With robust accuracy under rejection; None if it was not measured.
+        worst_case: Robust accuracy without, of each radius.
+    """
+    if adaptive is None:
+        return ()
+    return tuple(_implied_classifier(row, worst_case) for row in adaptive.worst_case)
+
+
+def _implied_classifier(row: WithRejection, worst_case: Sequence[WorstCase]) -> Check:
+    half = row.epsilon / 2
+    own = next((worst.robust for worst in worst_case if math.isclose(worst.epsilon, half)), None)
+    return Check(
+        sign=f"classifier implied by the flag at ε = {row.epsilon:.4g}, α = {row.alpha:g}",
+        found=f"{row.robust.rate:.1%} robust accuracy at ε = {half:.4g}",
+        limit=f"none known: give --epsilon {half:.4g}, too"
+        if own is None
+        else f"≤ {own.rate:.1%}, what this one has there, within the interval",
+        red_flag=own is not None and row.robust.interval.low > own.rate,
+        advice="a flag that is worth more than half the radius implies a classifier more robust than this one; rather "
+        "believe that the attacks on the flag are too weak: raise --steps and --restarts, and attack it by other means",
     )
 
 

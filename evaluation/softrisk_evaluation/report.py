@@ -1,4 +1,4 @@
-"""`report.json`, format 3: every number of an evaluation with the settings that made it.
+"""`report.json`, format 4: every number of an evaluation with the settings that made it.
 
 The same command on the same files writes the same report: no times, no machine. The format is an integer, raised
 whenever a field is added, removed or changes its meaning.
@@ -17,7 +17,7 @@ from softrisk_evaluation.directions import Strange
 from softrisk_evaluation.statistics import Bounds, clopper_pearson
 
 FORMAT: Final = "softrisk-report"
-FORMAT_VERSION: Final = 3
+FORMAT_VERSION: Final = 4
 
 Rate = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -102,8 +102,8 @@ class OperatingPoint(_Part):
 
     false_alarms: Rate
     threshold: Literal["calibration", "clean test images"]
-    """`calibration`: the bundle's own flag, rank ≤ ⌊α(n + 1)⌋; `clean test images`: the lowest threshold that flags
-    at most this share of them. No attacked input has a say in either."""
+    """`calibration`: the bundle's own flag, rank ≤ ⌊α(n + 1)⌋ in its group; `clean test images`: the lowest threshold
+    that flags at most this share of them. No attacked input has a say in either."""
     detected: Proportion | None
     """None if nothing is to be detected, or the calibration is too small for this rate."""
 
@@ -115,6 +115,8 @@ class Detection(_Part):
     strange: Strange
     auroc: Rate | None
     """Against all clean test images; None if there are no attacked inputs to tell apart."""
+    auroc_on_originals: Rate | None
+    """Against what these attacked inputs were before the attack; None likewise."""
     points: tuple[OperatingPoint, ...]
     """With thresholds from the clean test images, so that all scores can be compared."""
     flags: tuple[OperatingPoint, ...] = ()
@@ -155,7 +157,8 @@ class FalseAlarms(_Part):
 
     alpha: Rate
     guarantee: Guarantee
-    rank_limit: int
+    rank_limit: int | None
+    """None where each calibration group has its own."""
     realised: Proportion
     law: Bounds
     """Central 95 % interval of the Beta-binomial law for the realised rate."""
@@ -166,17 +169,18 @@ class Resplits(_Part):
 
     alpha: Rate
     splits: Count
-    marginal_rank: int
+    marginal_rank: int | None
+    """None where each calibration group has its own, like `confident_rank`."""
     law: Bounds
-    """Central 95 % interval of the Beta-binomial law for the realised rate at `marginal_rank`."""
+    """Central 95 % interval of the Beta-binomial law for the realised rate at the marginal level."""
     inside: Proportion
     """Splits whose realised rate lies in `law`."""
     expected_inside: Rate
     """The law's own probability of its interval."""
-    confident_rank: int
+    confident_rank: int | None
     """0 if the calibration is too small for one; then nothing is flagged and nothing exceeds α."""
     confident_above: Proportion
-    """Splits whose realised rate at `confident_rank` exceeds α."""
+    """Splits whose realised rate at the confident level exceeds α."""
     expected_above: Rate
     """The law's probability of that; > 0.05 is possible, as the test rows are finite."""
 
@@ -309,7 +313,7 @@ class Report(_Part):
     """The whole of `report.json`."""
 
     format: Literal["softrisk-report"] = FORMAT
-    format_version: Literal[3] = FORMAT_VERSION
+    format_version: Literal[4] = FORMAT_VERSION
     subject: Subject
     settings: Settings
     data: DataFacts

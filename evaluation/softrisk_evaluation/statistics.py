@@ -4,7 +4,10 @@ Scores are oriented here so that larger is stranger; attacked inputs are the pos
 """
 
 import math
-from typing import Final, NamedTuple
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -63,43 +66,71 @@ def crossed_bootstrap(values: ArrayLike) -> Bounds:
     return Bounds(float(low), float(high))
 
 
-def false_alarm_bounds(rank_limit: int, n: int, judged: int) -> Bounds:
-    """Where the realised false-alarm rate of a calibrated flag lies in 95 % of all cases.
+class GroupAlarms(NamedTuple):
+    """What the number of false alarms in one calibration group depends on.
+
+    Attributes:
+        rank_limit: Largest flagged rank, 0 … n; 0 flags nothing.
+        n: Number of calibration scores.
+        judged: Number of clean inputs, ≥ 0.
+    """
+
+    rank_limit: int
+    n: int
+    judged: int
+
+
+@dataclass(frozen=True)
+class FalseAlarmLaw:
+    """How many clean inputs a calibrated flag flags, by chance alone.
 
     With n calibration scores and `judged` clean inputs, all exchangeable and without ties, the number that gets a
     rank ≤ `rank_limit` follows BetaBinomial(judged, rank_limit, n + 1 − rank_limit) (Vovk, "Conditional validity
-    of inductive conformal predictors", 2012; Bates et al., arXiv 2104.08279). Ties make alarms rarer.
+    of inductive conformal predictors", 2012; Bates et al., arXiv 2104.08279). Ties make alarms rarer. Several groups
+    add up independent numbers.
 
-    Args:
-        rank_limit: Largest flagged rank, 1 … n.
-        n: Number of calibration scores.
-        judged: Number of clean inputs, ≥ 1.
-
-    Returns:
-        The 2.5 % and 97.5 % quantiles, as rates in [0, 1].
+    Attributes:
+        masses: Probabilities of 0 … m alarms among all m ≥ 1 inputs, shape (m + 1,).
     """
-    law = betabinom(judged, rank_limit, n + 1 - rank_limit)
-    tail = (1 - CONFIDENCE) / 2
-    return Bounds(float(law.ppf(tail)) / judged, float(law.ppf(1 - tail)) / judged)
 
+    masses: NDArray[np.float64]
 
-def false_alarms_inside(rank_limit: int, n: int, judged: int) -> float:
-    """Probability that the realised rate lies within `false_alarm_bounds`: ≥ 0.95, as counts are integers."""
-    law = betabinom(judged, rank_limit, n + 1 - rank_limit)
-    low, high = (round(rate * judged) for rate in false_alarm_bounds(rank_limit, n, judged))
-    return float(law.cdf(high) - law.cdf(low - 1))
+    @classmethod
+    def of(cls, groups: Iterable[GroupAlarms]) -> Self:
+        """The law for all groups together."""
+        total = np.ones(1)
+        for limit, n, judged in groups:
+            if limit:
+                total = np.convolve(total, betabinom(judged, limit, n + 1 - limit).pmf(np.arange(judged + 1)))
+            else:
+                total = np.pad(total, (0, judged))
+        return cls(total)
 
+    @property
+    def judged(self) -> int:
+        """Number of inputs m."""
+        return self.masses.size - 1
 
-def false_alarms_above(alpha: float, rank_limit: int, n: int, judged: int) -> float:
-    """Probability that the realised rate exceeds α, under the law of `false_alarm_bounds`."""
-    allowed = math.floor(alpha * judged + _ROUNDING)
-    return float(betabinom(judged, rank_limit, n + 1 - rank_limit).sf(allowed))
+    @property
+    def bounds(self) -> Bounds:
+        """Where the realised rate lies in 95 % of all cases: the 2.5 % and 97.5 % quantiles, as rates in [0, 1]."""
+        tail = (1 - CONFIDENCE) / 2
+        low, high = np.searchsorted(self._cumulative, (tail, 1 - tail))
+        return Bounds(float(low) / self.judged, float(high) / self.judged)
 
+    @property
+    def inside(self) -> float:
+        """Probability that the realised rate lies within `bounds`: ≥ 0.95, as counts are integers."""
+        low, high = (round(rate * self.judged) for rate in self.bounds)
+        return float(self.masses[low : high + 1].sum())
 
-def false_alarm_masses(rank_limit: int, n: int, counts: NDArray[np.int64], judged: int) -> NDArray[np.float64]:
-    """Probabilities of these numbers of alarms among `judged` clean inputs, by the law of `false_alarm_bounds`."""
-    masses: NDArray[np.float64] = np.asarray(betabinom(judged, rank_limit, n + 1 - rank_limit).pmf(counts))
-    return masses
+    def above(self, alpha: float) -> float:
+        """Probability that the realised rate exceeds α."""
+        return float(self.masses[math.floor(alpha * self.judged + _ROUNDING) + 1 :].sum())
+
+    @cached_property
+    def _cumulative(self) -> NDArray[np.float64]:
+        return np.cumsum(self.masses)
 
 
 def auroc(clean: ArrayLike, attacked: ArrayLike) -> float | None:

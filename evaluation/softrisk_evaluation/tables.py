@@ -187,7 +187,7 @@ def _evasion(adaptive: Adaptive) -> Section:
             for attack in adaptive.attacks
         ),
         note="They know model, score and calibration and have the gradients. Unflagged: wrong, and not flagged by the "
-        "bundle. λ weighs the score in interquartile ranges of its clean values.",
+        "bundle. λ weighs the score in interquartile ranges of its clean values, the jumps of a gate taken out.",
     )
 
 
@@ -215,12 +215,17 @@ def _false_alarms(report: Report) -> Section:
         title="False alarms on clean test images",
         columns=("α", "rank ≤", "flagged", "rate", "95 % interval", "law"),
         rows=tuple(
-            (f"{row.alpha:g} {row.guarantee}", str(row.rank_limit), *_proportion(row.realised), _bounds(row.law))
+            (
+                f"{row.alpha:g} {row.guarantee}",
+                "–" if row.rank_limit is None else str(row.rank_limit),
+                *_proportion(row.realised),
+                _bounds(row.law),
+            )
             for row in report.false_alarms
         ),
         note="Law: central 95 % of the Beta-binomial law for the rate, if test and calibration rows are exchangeable. "
         "A rate outside it is a shift between the two, or bad luck. Levels that need more calibration rows are left "
-        "out.",
+        "out. –: each calibration group has a limit of its own, and the law is that of their sum.",
     )
 
 
@@ -253,15 +258,16 @@ def _detection(attack: AttackResult, clean: int) -> Section:
         sign = "−" if successful.strange == "low" else ""
         if successful.flags:
             flagged = (_rates(successful.flags), _rates(all_attacked.flags))
-            rows.append(("flagged", "", *flagged[0], "", *flagged[1]))
+            rows.append(("flagged", "", "", *flagged[0], "", "", *flagged[1]))
         rows.append((sign + successful.score, *_figures(successful), *_figures(all_attacked)))
     return Section(
         title=f"Detection: {attack.label}",
-        columns=("score", "AUROC", "TPR 1 %", "TPR 5 %", "all: AUROC", "TPR 1 %", "TPR 5 %"),
+        columns=("score", "AUROC", "own", "1 %", "5 %", "all: AUROC", "own", "1 %", "5 %"),
         rows=tuple(rows),
-        note=f"First three figures: {attack.successful} successful attacks; last three: all {attack.robust.trials} "
-        f"attacked images; each against all {clean} clean test images. TPR of scores: at the threshold that flags 1 % "
-        "or 5 % of those. Flagged: by the bundle itself at α = 0.01 and 0.05, rank ≤ ⌊α(n + 1)⌋ on its calibration. "
+        note=f"First four figures: {attack.successful} successful attacks; last four: all {attack.robust.trials} "
+        f"attacked images; each against all {clean} clean test images. Own: AUROC against what the same images "
+        "were before the attack. 1 %, 5 %: TPR of scores at the threshold that flags so many of the clean test images. "
+        "Flagged: by the bundle itself at α = 0.01 and 0.05, rank ≤ ⌊α(n + 1)⌋ on its calibration. "
         "−: low values are strange. Below the diagnostics: published scores. What they have to fit is fitted on the "
         "checkpoint's selection rows; a score that these do not determine, or without them (--data), is left out.",
     )
@@ -302,7 +308,8 @@ def _directions() -> Section:
 
 
 def _figures(detection: Detection) -> tuple[str, ...]:
-    return ("–" if detection.auroc is None else f"{detection.auroc:.3f}", *_rates(detection.points))
+    areas = (detection.auroc, detection.auroc_on_originals)
+    return (*("–" if area is None else f"{area:.3f}" for area in areas), *_rates(detection.points))
 
 
 def _rates(points: Sequence[OperatingPoint]) -> list[str]:

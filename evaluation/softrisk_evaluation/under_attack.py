@@ -11,7 +11,8 @@ from torch import nn
 from softrisk_attacks.apgd import APGD
 from softrisk_attacks.attack import Attack, Outcome, run_attack
 from softrisk_attacks.standard import fgsm, pgd
-from softrisk_core.scores.score import Score
+from softrisk_core.groups import Grouping
+from softrisk_core.scores.score import LogitScore
 from softrisk_evaluation.artifact import Answers, Artifact
 from softrisk_evaluation.detection import detect
 from softrisk_evaluation.report import AttackResult, Proportion, Settings, Soundness, WorstCase
@@ -63,7 +64,7 @@ def run_one(
     inputs: NDArray[np.float32],
     labels: NDArray[np.int64],
     clean_labels: NDArray[np.int64],
-    published: Sequence[Score],
+    published: Sequence[LogitScore],
     seed: int,
     progress: Progress,
 ) -> Attacked:
@@ -94,15 +95,17 @@ def run_one(
     return Attacked(attack, outcome, answers, right=was_right & is_right, successful=was_right & ~is_right)
 
 
-def summarise(attacked: Attacked, clean: Answers, n: int) -> AttackResult:
+def summarise(attacked: Attacked, clean: Answers, chosen: NDArray[np.int64], grouping: Grouping) -> AttackResult:
     """What the report says about one attack.
 
     Args:
         attacked: What came of it.
         clean: Answers about all clean test inputs.
-        n: Number of calibration scores.
+        chosen: Which of them were attacked, shape (k,).
+        grouping: Of the calibration.
     """
-    attack = attacked.attack
+    attack, successful = attacked.attack, attacked.successful
+    originals = clean.select(chosen)
     return AttackResult(
         label=attack.label,
         name=attack.name,
@@ -110,9 +113,9 @@ def summarise(attacked: Attacked, clean: Answers, n: int) -> AttackResult:
         epsilon=attack.epsilon,
         settings=attack.settings,
         robust=Proportion.where(attacked.right),
-        successful=int(attacked.successful.sum()),
-        on_successful=detect(clean, attacked.answers.select(attacked.successful), n),
-        on_all=detect(clean, attacked.answers, n),
+        successful=int(successful.sum()),
+        on_successful=detect(clean, originals.select(successful), attacked.answers.select(successful), grouping),
+        on_all=detect(clean, originals, attacked.answers, grouping),
     )
 
 

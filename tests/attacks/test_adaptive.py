@@ -6,22 +6,46 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from softrisk_attacks.adaptive import AdaptiveAttack, AlarmFlooding, LogitMimicry, SelectivePGD, WeightedPGD
+from softrisk_attacks.adaptive import (
+    AdaptiveAttack,
+    AlarmFlooding,
+    Classifier,
+    LogitMimicry,
+    Scoring,
+    SelectivePGD,
+    TargetedSelectivePGD,
+    WeightedPGD,
+    expected,
+)
 from softrisk_attacks.apgd import APGD
 from softrisk_attacks.attack import run_attack
+from softrisk_attacks.black_box import Square
 from softrisk_attacks.errors import AttackError
+from softrisk_attacks.selective_square import SelectiveSquare
 
 Digits = tuple[NDArray[np.float32], NDArray[np.int64]]
 EPSILON, STEPS = 0.15, 30
 
 
-def minus_gap(logits: Tensor) -> Tensor:
+def gap_of(logits: Tensor) -> Tensor:
     top = logits.topk(2, dim=1).values
     return top[:, 1] - top[:, 0]
 
 
-def too_sure(logits: Tensor) -> Tensor:
-    return -minus_gap(logits)
+def minus_gap(classifier: Classifier, points: Tensor, logits: Tensor) -> Tensor:
+    return gap_of(logits)
+
+
+def too_sure(classifier: Classifier, points: Tensor, logits: Tensor) -> Tensor:
+    return -gap_of(logits)
+
+
+def brightness(classifier: Classifier, points: Tensor, logits: Tensor) -> Tensor:
+    return points.mean(dim=(1, 2, 3))
+
+
+def moved_by_mirroring(classifier: Classifier, points: Tensor, logits: Tensor) -> Tensor:
+    return (classifier(points.flip(3)) - logits).abs().mean(dim=1)
 
 
 def logits_of(model: nn.Module, inputs: NDArray[np.float32]) -> Tensor:
@@ -35,10 +59,12 @@ def evaders(model: nn.Module, digits: Digits) -> list[AdaptiveAttack]:
         SelectivePGD(EPSILON, minus_gap, STEPS),
         SelectivePGD(EPSILON, minus_gap, STEPS, orthogonal=True),
         WeightedPGD(EPSILON, minus_gap, STEPS, weight=0.3),
+        TargetedSelectivePGD(EPSILON, minus_gap, STEPS, 1),
+        SelectivePGD(EPSILON, expected([minus_gap, too_sure, minus_gap]), STEPS, surrogate="a guess"),
     ]
 
 
-@pytest.mark.parametrize("kind", range(3))
+@pytest.mark.parametrize("kind", range(5))
 def test_who_knows_the_score_fools_the_model_and_looks_more_ordinary(
     kind: int, model: nn.Module, digits: Digits
 ) -> None:
@@ -48,7 +74,50 @@ def test_who_knows_the_score_fools_the_model_and_looks_more_ordinary(
     assert np.abs(knowing.inputs - inputs).max() <= EPSILON + 1e-6
     both = ignorant.fooled & knowing.fooled
     assert both.sum() > 0.6 * ignorant.fooled.sum() > 40
-    scores = [minus_gap(logits_of(model, outcome.inputs)).numpy()[both] for outcome in (ignorant, knowing)]
+    scores = [gap_of(logits_of(model, outcome.inputs)).numpy()[both] for outcome in (ignorant, knowing)]
+    assert np.median(scores[1]) < np.median(scores[0]) - 0.5
+
+
+@pytest.mark.parametrize("score", [brightness, moved_by_mirroring])
+def test_a_score_may_look_at_the_image_and_ask_about_others(score: Scoring, model: nn.Module, digits: Digits) -> None:
+    inputs, labels = digits[0][:150], digits[1][:150]
+    ignorant = run_attack(model, inputs, labels, APGD(EPSILON, "margin", STEPS), seed=0)
+    knowing = run_attack(model, inputs, labels, SelectivePGD(EPSILON, score, STEPS), seed=0)
+    both = ignorant.fooled & knowing.fooled
+    assert both.sum() > 40
+    before, after = (
+        score(model, torch.from_numpy(each.inputs), logits_of(model, each.inputs)).detach().numpy()[both]
+        for each in (ignorant, knowing)
+    )
+    assert np.median(after) < 0.97 * np.median(before)
+
+
+def test_who_aims_at_each_class_finds_the_most_ordinary_of_them(model: nn.Module, digits: Digits) -> None:
+    inputs, labels = digits[0][:150], digits[1][:150]
+
+    def unless_three(classifier: Classifier, points: Tensor, logits: Tensor) -> Tensor:
+        return (logits.argmax(dim=1) != 3) + 0 * logits[:, 0]
+
+    nearest, every = (
+        run_attack(model, inputs, labels, attack, seed=0)
+        for attack in (
+            SelectivePGD(0.3, unless_three, STEPS, 1),
+            TargetedSelectivePGD(0.3, unless_three, STEPS, 1, targets=9),
+        )
+    )
+    threes = [
+        (logits_of(model, each.inputs).argmax(dim=1).numpy() == 3)[labels != 3].mean() for each in (nearest, every)
+    ]
+    assert threes[1] > threes[0] + 0.3
+
+
+def test_squares_lower_the_score_once_the_label_is_wrong(model: nn.Module, digits: Digits) -> None:
+    inputs, labels = digits[0][:100], digits[1][:100]
+    ignorant = run_attack(model, inputs, labels, Square(EPSILON, 300), seed=0)
+    knowing = run_attack(model, inputs, labels, SelectiveSquare(EPSILON, 300, score=minus_gap), seed=0)
+    both = ignorant.fooled & knowing.fooled
+    assert both.sum() > 0.6 * ignorant.fooled.sum() > 20
+    scores = [gap_of(logits_of(model, outcome.inputs)).numpy()[both] for outcome in (ignorant, knowing)]
     assert np.median(scores[1]) < np.median(scores[0]) - 0.5
 
 
@@ -78,7 +147,7 @@ def test_a_larger_weight_trades_success_for_a_lower_score(model: nn.Module, digi
     )
     assert heavy.fooled.sum() <= light.fooled.sum()
     both = light.fooled & heavy.fooled
-    light_scores, heavy_scores = (too_sure(logits_of(model, each.inputs)).numpy()[both] for each in (light, heavy))
+    light_scores, heavy_scores = (-gap_of(logits_of(model, each.inputs)).numpy()[both] for each in (light, heavy))
     # The last iterate is not always the kept one: λ = 0 also hands over the most ordinary point that it passed.
     assert np.median(heavy_scores) <= np.median(light_scores) + 1e-3
 
@@ -88,7 +157,7 @@ def test_flooding_raises_scores_and_keeps_every_label(model: nn.Module, digits: 
     right = logits_of(model, inputs).argmax(dim=1).numpy() == labels
     outcome = run_attack(model, inputs, labels, AlarmFlooding(0.05, minus_gap, STEPS), seed=0)
     assert not outcome.fooled[right].any()
-    before, after = minus_gap(logits_of(model, inputs)).numpy(), minus_gap(logits_of(model, outcome.inputs)).numpy()
+    before, after = gap_of(logits_of(model, inputs)).numpy(), gap_of(logits_of(model, outcome.inputs)).numpy()
     assert (after >= before - 1e-4)[right].all()
     assert np.median((after - before)[right]) > 1
 
@@ -97,6 +166,10 @@ def test_the_score_is_no_setting_to_write_down(model: nn.Module, digits: Digits)
     attack = mimicry(model, digits)
     assert attack.settings == {"epsilon": EPSILON, "steps": STEPS, "restarts": 2}
     assert attack.label == f"logit mimicry-{STEPS} ε={EPSILON} ×2"
+    guessing = SelectivePGD(EPSILON, minus_gap, STEPS, surrogate="a guess")
+    assert guessing.label == f"selective PGD on a guess-{STEPS} ε={EPSILON} ×2"
+    targeted = TargetedSelectivePGD(EPSILON, minus_gap, STEPS, 1, targets=2)
+    assert targeted.label == f"targeted selective PGD-{STEPS} ε={EPSILON} ×1 ×2 targets"
 
 
 def test_senseless_settings_are_refused(model: nn.Module, digits: Digits) -> None:
@@ -104,6 +177,9 @@ def test_senseless_settings_are_refused(model: nn.Module, digits: Digits) -> Non
         WeightedPGD(EPSILON, minus_gap, weight=-1)
     with pytest.raises(AttackError, match="steps must be at least 1"):
         SelectivePGD(EPSILON, minus_gap, steps=0)
+    too_many = TargetedSelectivePGD(EPSILON, minus_gap, 2, targets=10)
+    with pytest.raises(AttackError, match="targets must be at most 9"):
+        run_attack(model, digits[0][:2], digits[1][:2], too_many, seed=0)
     alike = torch.eye(10)[:1].repeat(5, 1)
     with pytest.raises(AttackError, match="two predicted classes"):
         run_attack(model, digits[0][:2], digits[1][:2], LogitMimicry(EPSILON, minus_gap, 2, bank=alike), seed=0)

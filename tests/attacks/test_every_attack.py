@@ -17,6 +17,7 @@ from softrisk_attacks.black_box import RandomNoise, Square
 from softrisk_attacks.decision import HopSkipJump
 from softrisk_attacks.errors import AttackError
 from softrisk_attacks.minimum_norm import CarliniWagner, DeepFool
+from softrisk_attacks.rays import RayS
 from softrisk_attacks.standard import fgsm
 from softrisk_attacks.suite import Effort, full_suite, worst_case
 from softrisk_attacks.transfer import Transfer
@@ -165,6 +166,28 @@ def test_hop_skip_jump_needs_nothing_but_classes(model: nn.Module, digits: Digit
     np.testing.assert_array_equal(by_logits.inputs, by_classes.inputs)
 
 
+def test_rays_need_nothing_but_classes_and_fool_more_by_more_queries(model: nn.Module, digits: Digits) -> None:
+    inputs, labels = digits[0][:60], digits[1][:60]
+    few, many, by_classes = (
+        run_attack(victim, inputs, labels, RayS(0.2, queries), seed=1)
+        for victim, queries in ((model, 30), (model, 300), (_OnlyClasses(model), 300))
+    )
+    assert few.fooled.sum() < many.fooled.sum()
+    assert many.fooled.sum() > run_attack(model, inputs, labels, RandomNoise(0.2, 300), seed=1).fooled.sum()
+    # Logits that differ by no more than rounding are no success, one class instead of another is.
+    np.testing.assert_array_equal(many.fooled, by_classes.fooled)
+
+
+def test_rays_that_press_on_end_far_behind_the_border(model: nn.Module, digits: Digits) -> None:
+    inputs, labels = digits[0][:60], digits[1][:60]
+    first, deep = (run_attack(model, inputs, labels, RayS(0.2, 300, press_on), seed=1) for press_on in (False, True))
+    right = torch.from_numpy(inputs)
+    with torch.no_grad():
+        both = first.fooled & deep.fooled & (model(right).argmax(dim=1).numpy() == labels)
+    assert both.sum() > 10
+    assert np.median(deep.margin[both]) > np.median(first.margin[both])
+
+
 class _Counting(nn.Module):
     """Linear, and counts the inputs that it is asked about."""
 
@@ -188,6 +211,8 @@ class _Counting(nn.Module):
         (Square(0.001, 40), 40),
         (RandomNoise(0.001, 40), 40),
         (HopSkipJump(0.001, 40), 40),
+        (RayS(0.001, 40), 40),
+        (RayS(0.001, 40, press_on=True), 40),
         (APGD(0.001, "margin", steps=9, restarts=2), 20),
         (TargetedAPGD(0.001, steps=9, targets=2), 20),
     ],

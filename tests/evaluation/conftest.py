@@ -11,6 +11,7 @@ from softrisk_core.repository import Repository
 from softrisk_evaluation.experiments import study
 from softrisk_evaluation.experiments.study import Study
 from softrisk_export.checkpoint_source import checkpoint_source
+from softrisk_export.fit import Wanted
 from softrisk_export.seal import seal
 from softrisk_training.data import load_data, split_rows
 from softrisk_training.trainer import TrainingConfig, train
@@ -47,7 +48,7 @@ def sealed(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     repository = tmp_path_factory.mktemp("sealed") / "models"
     source, rows = checkpoint_source(checkpoint, None)
     score = "logit_gap:low"
-    seal(Repository(repository), "digits", source, rows, score, ALPHA)
+    seal(Repository(repository), "digits", source, rows, Wanted(score), ALPHA)
     return repository
 
 

@@ -1,14 +1,33 @@
 """`softrisk evaluate --adaptive`: what an attacker who knows the score gets past the flag."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
+from softrisk_attacks.adaptive import AdaptiveAttack, WeightedPGD
 from softrisk_core import cli
+from softrisk_core.bundle import Bundle, load_bundle
 from softrisk_core.conformal import marginal_rank
-from softrisk_evaluation.report import Report
+from softrisk_core.groups import Grouping
+from softrisk_core.probes import Probe, draw_noise, make_probes
+from softrisk_core.repository import Repository
+from softrisk_core.scores.combined import Combination, GatedCombination, fit_edges
+from softrisk_core.scores.evidence import observe
+from softrisk_core.scores.features import features
+from softrisk_evaluation.adaptive import Target, adaptive_attacks
+from softrisk_evaluation.artifact import Artifact
+from softrisk_evaluation.levels import score_limits
+from softrisk_evaluation.report import Report, Settings
+from softrisk_export.checkpoint_source import checkpoint_source
+from softrisk_export.fit import Wanted
+from softrisk_export.seal import seal
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> object:
@@ -16,6 +35,11 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> object:
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     return stopped.value.code
+
+
+def examples(folder: Path) -> dict[str, NDArray[Any]]:
+    with np.load(folder / "examples.npz") as arrays:
+        return dict(arrays)
 
 
 def test_the_report_says_what_knowledge_of_the_score_is_worth(
@@ -36,12 +60,12 @@ def test_the_report_says_what_knowledge_of_the_score_is_worth(
     findings = report.adaptive
     assert findings is not None
     assert [attack.name for attack in findings.attacks] == [
-        "selective PGD", "orthogonal PGD", "PGD on margin − 0.1·score", "PGD on margin − 1·score",
-        "PGD on margin − 10·score", "logit mimicry",
+        "selective PGD", "orthogonal PGD", "targeted selective PGD", "PGD on margin − 0.1·score",
+        "PGD on margin − 1·score", "PGD on margin − 10·score", "logit mimicry",
     ]  # fmt: skip
 
     # Every figure can be made again from what the artifact said about every input.
-    answers = np.load(out / "examples.npz")
+    answers = examples(out)
     chosen = answers["attacked"]
     truth, clean, rank = answers["truth"][chosen], answers["clean:label"][chosen], answers["clean:rank"][chosen]
     honest = clean == truth
@@ -70,10 +94,147 @@ def test_the_report_says_what_knowledge_of_the_score_is_worth(
     unknowing = (past & (answers[f"{margin.label}:rank"] > limit)).sum()
     assert max(attack.undetected[-1].of_all.successes for attack in findings.attacks) >= unknowing
     assert "Robust accuracy with rejection" in (out / "report.md").read_text(encoding="utf-8")
+    implied = [check for check in report.checks if check.sign.startswith("classifier implied by the flag at ε = 0.2")]
+    assert [check.found for check in implied] == [
+        f"{row.robust.rate:.1%} robust accuracy at ε = 0.1" for row in findings.worst_case
+    ]
 
 
-def test_without_gradients_nobody_can_adapt(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], repository: Path, tmp_path: Path
+SMALL = ("--epsilon", "0.2", "--steps", "3", "--restarts", "1", "--limit", "30", "--sanity-images", "0", "--adaptive")
+
+
+def sealed_as(wanted: Wanted, checkpoint: Path, folder: Path, *, per_class: bool = False) -> Bundle:
+    source, rows = checkpoint_source(checkpoint, None)
+    return seal(Repository(folder), "digits", source, rows, wanted, 0.1, per_class=per_class).bundle
+
+
+def test_a_calibration_per_class_judges_by_the_group_of_the_attacked_label(
+    monkeypatch: pytest.MonkeyPatch, checkpoint: Path, tmp_path: Path
 ) -> None:
-    assert run(monkeypatch, repository / "digits", "--data", "digits", "--adaptive", "--out", tmp_path / "r") == 1
-    assert "give its --checkpoint" in " ".join(capsys.readouterr().err.split())
+    bundle = sealed_as(Wanted("logit_gap:low"), checkpoint, tmp_path / "models", per_class=True)
+    assert run(monkeypatch, bundle.folder, "--checkpoint", checkpoint, *SMALL) == 0
+    report = Report.model_validate_json((bundle.folder / "report" / "report.json").read_bytes())
+    answers = examples(bundle.folder / "report")
+    truth, clean = answers["truth"][answers["attacked"]], answers["clean:label"][answers["attacked"]]
+    assert report.adaptive is not None
+    assert report.adaptive.worst_case
+    for attack in report.adaptive.attacks:
+        labels = answers[f"{attack.label}:label"]
+        for level in attack.undetected:
+            limits = np.array(bundle.manifest.grouping.rank_limits(level.alpha))
+            past = (clean == truth) & (labels != truth) & (answers[f"{attack.label}:rank"] > limits[labels])
+            assert level.of_all.successes == past.sum()
+
+
+def test_a_score_with_probes_is_attacked_through_them(
+    monkeypatch: pytest.MonkeyPatch, checkpoint: Path, tmp_path: Path
+) -> None:
+    wanted = Wanted("probed", mode="always", probes=("shift", "noise"), epsilons=(0.2,))
+    bundle = sealed_as(wanted, checkpoint, tmp_path / "models")
+    assert run(monkeypatch, bundle.folder, "--checkpoint", checkpoint, *SMALL) == 0
+    report = Report.model_validate_json((bundle.folder / "report" / "report.json").read_bytes())
+    assert report.adaptive is not None
+    by_name = {attack.name: attack for attack in report.adaptive.attacks}
+    assert "selective PGD on the mean over noise (EOT)" in by_name
+    # Whoever attacks through the probes looks less strange than whoever climbs the margin alone.
+    answers = examples(bundle.folder / "report")
+    truth = answers["truth"][answers["attacked"]]
+    labels = (by_name["selective PGD"].label, next(each.label for each in report.attacks if "APGD" in each.label))
+    both = np.logical_and.reduce([answers[f"{label}:label"] != truth for label in labels])
+    knowing, ignorant = (np.median(answers[f"{label}:nonconformity"][both]) for label in labels)
+    assert knowing < ignorant
+
+
+SETTINGS = Settings(
+    command="", epsilons=(0.1,), steps=2, restarts=1, limit=None, seed=0, resplits=0, sanity_images=0, adaptive=True
+)
+
+
+def combination(artifact: Artifact, inputs: NDArray[np.float32], asks: tuple[Probe, ...]) -> Combination:
+    seen = features(observe(artifact.logits, inputs, asks))
+    return Combination(fit_edges(seen), np.ones(2 * seen.shape[1], np.float32), np.float32(0), asks)
+
+
+def as_seen(attack: AdaptiveAttack, artifact: Artifact, inputs: NDArray[np.float32]) -> NDArray[np.float64]:
+    """What an attacker lowers, for each input."""
+
+    def classifier(points: Tensor) -> Tensor:
+        return torch.from_numpy(artifact.logits(points.numpy()))
+
+    points = torch.from_numpy(inputs)
+    return attack.score(classifier, points, classifier(points)).numpy()
+
+
+def test_a_gate_that_leaves_half_undecided_does_not_shrink_the_weight_of_the_score(sealed: Path) -> None:
+    bundle = load_bundle(sealed / "digits" / "1")
+    artifact = Artifact(bundle)
+    inputs = np.random.default_rng(0).random((60, 1, 8, 8), dtype=np.float32)
+    gate = combination(artifact, inputs, ())
+    middle = np.median(gate.of(observe(artifact.logits, inputs, ())))
+    full = combination(artifact, inputs, make_probes(("shift",), np.empty(0, np.float32)))
+    score = GatedCombination(gate, full, np.array([middle, np.inf], np.float32))
+    values = score.of(observe(artifact.logits, inputs, score.probes)).astype(np.float32)
+    probed = score.was_probed(values)
+    assert probed.sum() == 30
+    clean = replace(artifact.answer(inputs), nonconformity=values)
+    target = Target(score, clean, inputs, bundle.manifest.grouping, np.zeros(10, np.float32))
+    weighted = next(a for a in adaptive_attacks(target, artifact, SETTINGS) if isinstance(a, WeightedPGD))
+    seen = as_seen(weighted, artifact, inputs)
+    for branch in (probed, ~probed):
+        assert 0.1 < np.subtract(*np.quantile(seen[branch], (0.75, 0.25))) < 10
+
+
+def test_attackers_know_what_passes_for_the_class_that_they_reach(sealed: Path) -> None:
+    bundle = load_bundle(sealed / "digits" / "1")
+    artifact = Artifact(bundle)
+    inputs = np.random.default_rng(0).random((300, 1, 8, 8), dtype=np.float32)
+    clean = artifact.answer(inputs)
+    often = np.bincount(clean.label, minlength=10).argmax()
+    sizes = (99, 199)
+    grouping = Grouping(tuple(int(label == often) for label in range(10)), sizes)
+    low, high = np.quantile(clean.nonconformity, (0.2, 0.9))
+    spread = np.random.default_rng(1).normal(size=sum(sizes))
+    rows = np.repeat([(often + 1) % 10, often], sizes)
+    scores = grouping.sort((spread + np.where(rows == often, high, low)).astype(np.float32), rows)
+    target = Target(bundle.score(), clean, inputs, grouping, score_limits(scores, grouping, 0.1))
+    passes = grouping.ranks(clean.nonconformity, clean.label, scores) > np.array(grouping.rank_limits(0.1))[clean.label]
+    assert 20 < passes.sum() < 280
+    for attack in adaptive_attacks(target, artifact, SETTINGS):
+        np.testing.assert_array_equal(as_seen(attack, artifact, inputs) <= 0, passes)
+
+
+@pytest.mark.parametrize(
+    ("probes", "low", "surrogates"),
+    [
+        (("shift",), -np.inf, []),
+        (("shift",), 0.0, ["the gate"]),
+        (("shift", "noise"), -np.inf, ["the mean over noise (EOT)"]),
+        (("shift", "noise"), 0.0, ["the gate", "the mean over noise (EOT)"]),
+    ],
+)
+def test_a_gate_can_be_passed_and_noise_be_guessed(
+    probes: tuple[str, ...], low: float, surrogates: list[str], sealed: Path
+) -> None:
+    bundle = load_bundle(sealed / "digits" / "1")
+    artifact = Artifact(bundle)
+    inputs = np.random.default_rng(0).random((30, 1, 8, 8), dtype=np.float32)
+    asks = make_probes(probes, draw_noise((1, 8, 8), seed=0))
+    limits = np.array([low, np.inf], np.float32)
+    target = Target(
+        GatedCombination(combination(artifact, inputs, ()), combination(artifact, inputs, asks), limits),
+        artifact.answer(inputs),
+        inputs,
+        bundle.manifest.grouping,
+        np.zeros(10, np.float32),
+    )
+    names = [attack.name for attack in adaptive_attacks(target, artifact, SETTINGS)]
+    assert len(set(names)) == len(names)
+    assert [name.removeprefix("selective PGD on ") for name in names if " on the " in name] == surrogates
+
+
+def test_a_score_whose_gradient_is_not_known_is_not_evaluated_as_if_it_were(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], checkpoint: Path, tmp_path: Path
+) -> None:
+    bundle = sealed_as(Wanted("mahalanobis"), checkpoint, tmp_path / "models")
+    assert run(monkeypatch, bundle.folder, "--checkpoint", checkpoint, *SMALL) == 1
+    assert "no gradient of mahalanobis is known" in " ".join(capsys.readouterr().err.split())

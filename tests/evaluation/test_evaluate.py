@@ -14,7 +14,11 @@ from sklearn.metrics import roc_auc_score
 from softrisk_core import cli
 from softrisk_core.bundle import load_bundle
 from softrisk_core.diagnostics import DIAGNOSTICS
+from softrisk_core.repository import Repository
 from softrisk_evaluation.report import Report
+from softrisk_export.checkpoint_source import checkpoint_source
+from softrisk_export.fit import Wanted
+from softrisk_export.seal import seal
 from softrisk_training.checkpoint import load_checkpoint
 from softrisk_training.data import load_data
 
@@ -116,6 +120,10 @@ def test_the_report_can_be_recomputed_from_its_examples(softrisk: Softrisk, repo
         expected = roc_auc_score(is_attacked, -np.concatenate([arrays["clean:rank"], ranks]))
         assert attack.on_successful[0].auroc == pytest.approx(expected)
         assert all(f"clean:{name}" in arrays for name in DIAGNOSTICS)
+        originals = arrays["clean:rank"][chosen][successful]
+        is_attacked_or_original = np.repeat([0, 1], ranks.size)
+        expected = roc_auc_score(is_attacked_or_original, -np.concatenate([originals, ranks]))
+        assert attack.on_successful[0].auroc_on_originals == pytest.approx(expected)
         msp = next(each for each in attack.on_successful if each.score == "msp")
         scores = arrays[f"{attack.label}:msp"][successful]
         assert scores.dtype == np.float32
@@ -290,3 +298,23 @@ def test_data_that_have_moved_are_named_with_the_way_out(
     torch.save({**payload, "data_location": "moved/data"}, tmp_path / "moved.pt")
     printed = softrisk("evaluate", repository / "digits", "--checkpoint", tmp_path / "moved.pt", *QUICK)
     assert f"moved/data, as recorded in {tmp_path / 'moved.pt'}, cannot be read; give test data with --data" in printed
+
+
+def test_a_bundle_that_is_calibrated_per_class_is_judged_by_group(
+    softrisk: Softrisk, checkpoint: Path, tmp_path: Path
+) -> None:
+    source, rows = checkpoint_source(checkpoint, None)
+    bundle = seal(
+        Repository(tmp_path / "models"), "digits", source, rows, Wanted("logit_gap:low"), 0.1, per_class=True
+    ).bundle
+    grouping = bundle.manifest.grouping
+    assert len(grouping.sizes) > 1
+    softrisk("evaluate", bundle.folder, "--checkpoint", checkpoint, "--resplits", "20", *QUICK)
+    report = read(bundle.folder / "report")
+    with np.load(bundle.folder / "report" / "examples.npz") as arrays:
+        ranks, labels = arrays["clean:rank"], arrays["clean:label"]
+    for row in report.false_alarms:
+        assert row.rank_limit is None
+        limits = np.array(grouping.rank_limits(row.alpha, row.guarantee))
+        assert row.realised.successes == (ranks <= limits[labels]).sum()
+    assert "has a limit of its own" in (bundle.folder / "report" / "report.md").read_text()

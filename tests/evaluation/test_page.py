@@ -111,7 +111,7 @@ def test_every_attack_stands_with_its_rates(judge: Judge, tmp_path: Path) -> Non
     evaluation = judge(epsilons=(0.1, 0.3))
     page = Page(published(evaluation, tmp_path / "report"))
     heading = page.rows.index(
-        ["attack", "ε", "successful", "AUROC", "TPR at 0.1%", "TPR at 1.0%", "TPR at 5.0%"]
+        ["attack", "ε", "successful", "AUROC", "AUROC, own", "TPR at 0.1%", "TPR at 1.0%", "TPR at 5.0%"]
     )  # fmt: skip
     results = evaluation.report.attacks
     rows = page.rows[heading + 1 : heading + 1 + len(results)]
@@ -119,15 +119,17 @@ def test_every_attack_stands_with_its_rates(judge: Judge, tmp_path: Path) -> Non
     for row, result in zip(rows, results, strict=True):
         risk = result.on_successful[0]
         assert risk.auroc is not None
-        assert row[1:4] == [f"{result.epsilon:g}", f"{result.successful} of 60", f"{risk.auroc:.3f}"]
+        assert risk.auroc_on_originals is not None
+        areas = [f"{risk.auroc:.3f}", f"{risk.auroc_on_originals:.3f}"]
+        assert row[1:5] == [f"{result.epsilon:g}", f"{result.successful} of 60", *areas]
         at_1, at_5 = risk.points
         assert at_1.detected is not None
         assert at_5.detected is not None
-        assert row[5:] == [f"{at_1.detected.rate:.1%}", f"{at_5.detected.rate:.1%}"]
+        assert row[6:] == [f"{at_1.detected.rate:.1%}", f"{at_5.detected.rate:.1%}"]
         # A rate below one clean image in all is one at which none of them is flagged.
         strangest = evaluation.clean.rank.min()
         attacked = next(each for each in evaluation.attacked if each.attack.label == result.label)
-        assert row[4] == f"{(attacked.answers.rank[attacked.successful] < strangest).mean():.1%}"
+        assert row[5] == f"{(attacked.answers.rank[attacked.successful] < strangest).mean():.1%}"
 
 
 def test_false_alarms_of_the_classes_add_up(judge: Judge, tmp_path: Path) -> None:

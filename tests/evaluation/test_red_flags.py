@@ -4,17 +4,31 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from softrisk_attacks.attack import Family
+from softrisk_core.groups import Grouping
+from softrisk_evaluation.artifact import Answers
 from softrisk_evaluation.false_alarms import realised
-from softrisk_evaluation.red_flags import checks, soundness_checks, soundness_flags
-from softrisk_evaluation.report import AttackResult, Check, Convergence, Detection, Gap, Proportion, Soundness
+from softrisk_evaluation.red_flags import checks, implied_classifiers, soundness_checks, soundness_flags
+from softrisk_evaluation.report import (
+    Adaptive,
+    AttackResult,
+    Check,
+    Convergence,
+    Detection,
+    Gap,
+    Proportion,
+    Soundness,
+    WithRejection,
+    WorstCase,
+)
 
 
 def result(
     name: str, epsilon: float, right: int, *, family: Family = "iterative", auroc: float = 0.9, successful: int = 500
 ) -> AttackResult:
-    detection = (Detection(score="risk_score", strange="high", auroc=auroc, points=()),)
+    detection = (Detection(score="risk_score", strange="high", auroc=auroc, auroc_on_originals=auroc, points=()),)
     return AttackResult(
         label=f"{name} ε={epsilon:g}",
         name=name,
@@ -52,13 +66,19 @@ SOUND = Soundness(
 )
 
 
+def ranked(ranks: NDArray[np.int64]) -> Answers:
+    """Answers of which only the ranks count."""
+    zeros = np.zeros(len(ranks))
+    return Answers(label=zeros.astype(np.int64), rank=ranks, nonconformity=zeros.astype(np.float32), diagnostics={})
+
+
 def fired(found: tuple[Check, ...]) -> list[Check]:
     return [check for check in found if check.red_flag]
 
 
 def test_a_plausible_evaluation_passes_every_check() -> None:
     attacks = [single_step(0.1, 800), result("PGD", 0.1, 700), single_step(0.2, 500), result("PGD", 0.2, 200)]
-    made = checks(attacks, [SOUND], realised(np.arange(1, 101), 99, [0.1]))
+    made = checks(attacks, [SOUND], realised(ranked(np.arange(1, 101)), Grouping.marginal(99, 2), [0.1]))
     assert fired(made) == []
     signs = " ".join(check.sign for check in made)
     for expected in (
@@ -129,7 +149,31 @@ def test_what_does_not_depend_on_the_radius_is_said_once() -> None:
 @pytest.mark.parametrize("flagged", [0, 387])
 def test_a_false_alarm_rate_outside_the_law_is_found(flagged: int) -> None:
     test_ranks = np.repeat([1, 500], [flagged, 1000 - flagged])
-    (flag,) = fired(checks([], [], realised(test_ranks, 499, [0.1])))
+    (flag,) = fired(checks([], [], realised(ranked(test_ranks), Grouping.marginal(499, 2), [0.1])))
     assert flag.finding == f"false alarms at α = 0.1: {flagged / 1000:.1%} of the clean images are flagged"
     assert flag.limit.startswith("the law allows ")
     assert "softrisk calibrate" in flag.advice
+
+
+def rejecting(epsilon: float, robust: int) -> Adaptive:
+    row = WithRejection(epsilon=epsilon, alpha=0.05, clean=Proportion.of(950, 1000), robust=Proportion.of(robust, 1000))
+    return Adaptive(attacks=(), worst_case=(row,), flooding=())
+
+
+@pytest.mark.parametrize(("robust", "red"), [(560, True), (510, False), (300, False)])
+def test_a_flag_that_is_worth_more_than_half_the_radius_is_not_believed(robust: int, red: bool) -> None:
+    own = [WorstCase(epsilon=epsilon, robust=Proportion.of(right, 1000)) for epsilon, right in ((0.1, 500), (0.2, 20))]
+    (check,) = implied_classifiers(rejecting(0.2, robust), own)
+    assert check.sign == "classifier implied by the flag at ε = 0.2, α = 0.05"
+    assert check.found == f"{robust / 1000:.1%} robust accuracy at ε = 0.1"
+    assert "50.0%, what this one has there" in check.limit
+    assert check.red_flag == red
+    assert "attacks on the flag are too weak" in check.advice
+
+
+def test_what_a_flag_implies_is_said_where_it_cannot_be_compared() -> None:
+    (check,) = implied_classifiers(rejecting(0.2, 900), [WorstCase(epsilon=0.2, robust=Proportion.of(20, 1000))])
+    assert check.found == "90.0% robust accuracy at ε = 0.1"
+    assert "--epsilon 0.1" in check.limit
+    assert not check.red_flag
+    assert implied_classifiers(None, []) == ()

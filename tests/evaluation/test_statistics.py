@@ -75,14 +75,14 @@ def test_the_threshold_is_the_best_point_of_the_roc_within_the_false_alarm_rate(
 @given(n=sizes, judged=sizes, alpha=st.sampled_from([0.05, 0.1, 0.3]))
 def test_the_law_holds_95_percent_between_its_bounds(n: int, judged: int, alpha: float) -> None:
     limit = marginal_rank(alpha, n)
-    low, high = statistics.false_alarm_bounds(limit, n, judged)
-    masses = statistics.false_alarm_masses(limit, n, np.arange(judged + 1), judged)
-    inside = masses[round(low * judged) : round(high * judged) + 1].sum()
-    assert inside == pytest.approx(statistics.false_alarms_inside(limit, n, judged), abs=1e-6)
+    law = statistics.FalseAlarmLaw.of([statistics.GroupAlarms(limit, n, judged)])
+    low, high = law.bounds
+    inside = law.masses[round(low * judged) : round(high * judged) + 1].sum()
+    assert inside == pytest.approx(law.inside, abs=1e-6)
     assert inside >= 0.95 - 1e-9
-    assert masses.sum() == pytest.approx(1, abs=1e-6)
+    assert law.masses.sum() == pytest.approx(1, abs=1e-6)
     # Its mean is the rate that the rank limit stands for.
-    assert (masses * np.arange(judged + 1)).sum() / judged == pytest.approx(limit / (n + 1), abs=1e-6)
+    assert (law.masses * np.arange(judged + 1)).sum() / judged == pytest.approx(limit / (n + 1), abs=1e-6)
 
 
 def test_the_law_agrees_with_simulation() -> None:
@@ -90,15 +90,33 @@ def test_the_law_agrees_with_simulation() -> None:
     n, judged, limit = 99, 200, 5
     # The limit-th largest of n uniform scores leaves a share Beta(limit, n + 1 − limit) above it.
     counts = generator.binomial(judged, generator.beta(limit, n + 1 - limit, 40_000))
-    low, high = statistics.false_alarm_bounds(limit, n, judged)
+    law = statistics.FalseAlarmLaw.of([statistics.GroupAlarms(limit, n, judged)])
+    low, high = law.bounds
     inside = ((counts >= low * judged) & (counts <= high * judged)).mean()
-    assert inside == pytest.approx(statistics.false_alarms_inside(limit, n, judged), abs=0.01)
+    assert inside == pytest.approx(law.inside, abs=0.01)
     above = (counts > 0.05 * judged).mean()
-    assert above == pytest.approx(statistics.false_alarms_above(0.05, limit, n, judged), abs=0.01)
+    assert above == pytest.approx(law.above(0.05), abs=0.01)
+
+
+def test_the_law_of_several_groups_agrees_with_simulation() -> None:
+    generator = np.random.default_rng(0)
+    groups = [(5, 99, 120), (20, 399, 80)]
+    draws = [generator.binomial(m, generator.beta(limit, n + 1 - limit, 40_000)) for limit, n, m in groups]
+    counts = np.sum(draws, axis=0)
+    # And a third that is too small to flag.
+    law = statistics.FalseAlarmLaw.of(statistics.GroupAlarms(*group) for group in [*groups, (0, 15, 30)])
+    assert law.judged == 230
+    assert law.masses.sum() == pytest.approx(1)
+    low, high = law.bounds
+    assert ((counts >= low * 230) & (counts <= high * 230)).mean() == pytest.approx(law.inside, abs=0.01)
+    assert (counts > 0.05 * 230).mean() == pytest.approx(law.above(0.05), abs=0.01)
 
 
 def test_the_confident_level_exceeds_alpha_in_5_percent_of_calibrations_in_the_long_run() -> None:
     n, alpha = 1000, 0.05
-    long_run = statistics.false_alarms_above(alpha, confident_rank(alpha, n), n, 10**7)
-    assert 0.02 < long_run <= 0.0501
-    assert statistics.false_alarms_above(alpha, confident_rank(alpha, n), n, 200) > long_run
+    limit = confident_rank(alpha, n)
+    long_run, short_run = (
+        statistics.FalseAlarmLaw.of([statistics.GroupAlarms(limit, n, judged)]).above(alpha) for judged in (10**6, 200)
+    )
+    assert 0.02 < long_run <= 0.0505
+    assert short_run > long_run
