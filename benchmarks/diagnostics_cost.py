@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from softrisk_core.groups import Grouping
 from softrisk_core.scores.catalogue import find_score
 from softrisk_export.checkpoint_source import export_logits
 from softrisk_export.graph import float_input, with_diagnostics, with_risk, with_score
@@ -68,8 +69,8 @@ def turns(
 def finished(head: onnx.ModelProto, classes: int, n: int) -> onnx.ModelProto:
     """A graph with a calibration of n random scores."""
     scores = np.sort(-np.random.default_rng(0).exponential(2, n).astype(np.float32))
-    score = find_score("logit_gap:low").load({})
-    return with_risk(with_score(with_diagnostics(head, classes), score), scores, n // 100)
+    score = find_score("logit_gap:low").load({}, ())
+    return with_risk(with_score(with_diagnostics(head, classes), score), scores, Grouping.marginal(n, classes), 0.01)
 
 
 def logits_as_input(classes: int) -> onnx.ModelProto:

@@ -34,9 +34,9 @@ from rich.progress import track
 from softrisk_client import Client, Prediction, Tensor
 from softrisk_core.bundle import load_bundle
 from softrisk_core.conformal import marginal_rank
-from softrisk_core.manifest import CalibrationFacts
+from softrisk_core.manifest import Manifest
 from softrisk_core.repository import Repository
-from softrisk_evaluation.statistics import clopper_pearson, false_alarm_bounds
+from softrisk_evaluation.statistics import FalseAlarmLaw, GroupAlarms, clopper_pearson
 from softrisk_training.data import load_data
 
 BLOCK = 100
@@ -63,7 +63,7 @@ def main(
     calibration = bundle.manifest.calibration
     graph = _graph_alone(bundle.model_path, inputs)
 
-    with _service(repository) as (url, seconds, process), Client(url, model=model) as client:
+    with service(repository) as (url, seconds, process), Client(url, model=model) as client:
         resident_at_start = _resident_mib(process.pid)
         v1 = [
             prediction
@@ -88,6 +88,7 @@ def main(
         "v2": np.array(v2["flagged"]),
     }
     ranks = {"v1": np.array([_risk(p)["rank"] for p in v1]), "v2": np.array(v2["rank"])}
+    groups = bundle.manifest.grouping.groups(np.array(v2["label"]))
     half = len(inputs) // 2
     result: dict[str, Any] = {
         "command": f"python benchmarks/served_flags.py {repository.name} {model} {Path(data).name}",
@@ -104,9 +105,9 @@ def main(
         "images_on_which_flags_differ": _differ(flags["v1"], flags["v2"], graph["flagged"]),
         "images_on_which_ranks_differ": _differ(ranks["v1"], ranks["v2"], graph["rank"]),
         "false_alarms": {
-            "all": _false_alarms(flags["v1"], calibration),
-            "first half": _false_alarms(flags["v1"][:half], calibration),
-            "second half": _false_alarms(flags["v1"][half:], calibration),
+            "all": _false_alarms(flags["v1"], groups, bundle.manifest),
+            "first half": _false_alarms(flags["v1"][:half], groups[:half], bundle.manifest),
+            "second half": _false_alarms(flags["v1"][half:], groups[half:], bundle.manifest),
         },
         "png_against_json": difference,
         "seconds_until_ready": round(seconds, 2),
@@ -142,11 +143,17 @@ def _graph_alone(path: Path, inputs: NDArray[np.float32]) -> dict[str, NDArray[A
 
 
 @contextmanager
-def _service(repository: Path) -> Iterator[tuple[str, float, "subprocess.Popen[bytes]"]]:
+def service(repository: Path, *options: str) -> Iterator[tuple[str, float, "subprocess.Popen[bytes]"]]:
+    """A service on a free port: its URL, seconds until it was ready, and its process.
+
+    Args:
+        repository: What it serves.
+        options: More for `softrisk serve`.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [str(Path(sys.executable).with_name("softrisk")), "serve", str(repository), "--port", str(port)]
+    command = [str(Path(sys.executable).with_name("softrisk")), "serve", str(repository), "--port", str(port), *options]
     url = f"http://127.0.0.1:{port}"
     started = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
@@ -198,11 +205,14 @@ def _numbers(value: Any) -> NDArray[np.float64]:
     return np.array([float(value)]) if isinstance(value, int | float) else np.empty(0)
 
 
-def _false_alarms(flags: NDArray[np.bool_], calibration: CalibrationFacts) -> dict[str, Any]:
+def _false_alarms(flags: NDArray[np.bool_], groups: NDArray[np.int64], manifest: Manifest) -> dict[str, Any]:
     """Realised rate, its exact interval, and what the Beta-binomial law allows for exchangeable images."""
+    alpha, sizes = manifest.calibration.alpha, manifest.grouping.sizes
     count, trials = int(flags.sum()), len(flags)
     interval = clopper_pearson(count, trials)
-    law = false_alarm_bounds(marginal_rank(calibration.alpha, calibration.n), calibration.n, trials)
+    law = FalseAlarmLaw.of(
+        GroupAlarms(marginal_rank(alpha, n), n, int((groups == group).sum())) for group, n in enumerate(sizes)
+    ).bounds
     return {
         "flagged": count,
         "images": trials,
