@@ -102,6 +102,11 @@ class Material:
     tested: tuple[Attempt, ...]
 
 
+def _scores(score: Score, evidence: Evidence) -> NDArray[np.float64]:
+    """A score that asks for no probes may be the best of a trial that has some."""
+    return score.of(evidence if score.probes else without_probes(evidence))
+
+
 def detect(score: Score, name: str, material: Material, tested: Sequence[Attempt]) -> list[Detection]:
     """Judge one score by some attacks.
 
@@ -111,12 +116,12 @@ def detect(score: Score, name: str, material: Material, tested: Sequence[Attempt
         material: Clean data and probes.
         tested: The attacks.
     """
-    limits = np.sort(score.of(material.calibration).astype(np.float32))
-    clean = score.of(material.clean).astype(np.float32)
+    limits = np.sort(_scores(score, material.calibration).astype(np.float32))
+    clean = _scores(score, material.clean).astype(np.float32)
     ordered = np.sort(clean)
     found = []
     for each in tested:
-        values = score.of(each.evidence).astype(np.float32)
+        values = _scores(score, each.evidence).astype(np.float32)
         below = np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")
         placements = np.where(each.successful, below / (2 * ordered.size), np.nan)
         originals = np.sort(clean[: len(values)][each.successful])
@@ -149,8 +154,8 @@ def detect(score: Score, name: str, material: Material, tested: Sequence[Attempt
 
 def false_alarms(score: Score, material: Material) -> tuple[float | None, ...]:
     """Share of clean test rows that are flagged, by α."""
-    limits = np.sort(score.of(material.calibration).astype(np.float32))
-    position = ranks(score.of(material.clean).astype(np.float32), limits)
+    limits = np.sort(_scores(score, material.calibration).astype(np.float32))
+    position = ranks(_scores(score, material.clean).astype(np.float32), limits)
     return tuple(
         float((position <= limit).mean()) if (limit := marginal_rank(alpha, limits.size)) else None for alpha in ALPHAS
     )
@@ -160,7 +165,7 @@ def passes(score: Score, material: Material) -> float:
     """Forward passes for a clean test row, on average."""
     if not isinstance(score, GatedCombination):
         return 1.0
-    return 1 + len(score.probes) * float(score.was_probed(score.of(material.clean)).mean())
+    return 1 + len(score.probes) * float(score.was_probed(_scores(score, material.clean)).mean())
 
 
 def of_mode(trial: Trial, mode: ProbeMode) -> Score:

@@ -28,6 +28,9 @@ from softrisk_training.checkpoint import Checkpoint, load_checkpoint, tool_versi
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
+OF_LOGITS = ("logit_gap:low", "logit-profile")
+"""Scores of the logits alone, in which a loss shows most."""
+
 Figure = Callable[[Sequence[Detection]], float]
 
 
@@ -124,9 +127,11 @@ def _difference(values: Sequence[tuple[float, float]]) -> str:
     return f"{differences.mean():+.3f} ({differences.mean() - half:+.3f} … {differences.mean() + half:+.3f})"
 
 
-def _shared(pair: tuple[Figures, Figures], mode: str) -> tuple[list[Detection], list[Detection]]:
+def _shared(pair: tuple[Figures, Figures], score: str) -> tuple[list[Detection], list[Detection]]:
     """Attacks with enough successes on both."""
-    one, other = (counted(each.held_out[mode].detections) for each in pair)
+    one, other = (
+        counted(each.held_out[score].detections if score in each.held_out else each.published[score]) for each in pair
+    )
     both = {each.attack for each in one} & {each.attack for each in other}
     return [each for each in one if each.attack in both], [each for each in other if each.attack in both]
 
@@ -140,12 +145,13 @@ def _overall(pairs: Sequence[tuple[Figures, Figures]], names: tuple[str, ...]) -
         "TPR at 1 %, mean": lambda found: float(np.mean([share_flagged(each, 0.01) for each in found])),
     }
     rows = []
-    for mode in MODES:
+    judged = [*((mode, f"probes {mode}") for mode in MODES), *((name, name) for name in OF_LOGITS)]
+    for score, what in judged:
         for name, figure in figures.items():
-            values = [tuple(figure(side) for side in _shared(pair, mode)) for pair in pairs]
+            values = [tuple(figure(side) for side in _shared(pair, score)) for pair in pairs]
             rows.append(
                 (
-                    f"{name}, probes {mode}",
+                    f"{what}: {name}",
                     *(plain([value[side] for value in values], 3) for side in (0, 1)),
                     _difference([(value[0], value[1]) for value in values]),
                 )
