@@ -38,7 +38,7 @@ def findings(figures: Figures, data: str, model: str, epsilons: Sequence[float])
             "Held out: for the attacks of each family, score and gate are fitted and chosen anew, as if that family "
             f"did not exist. Families known at calibration: {', '.join(figures.families)}. They are relatives: without "
             "the iterative ones, targeted steps by signed gradients remain, at the same radii.",
-            "Shipped: what `softrisk export --score auto` seals, fitted to attacks of every family on other images, "
+            "Shipped: what an export with `--score auto` seals, fitted to attacks of every family on other images, "
             "with other steps (FGSM has none to change) and seeds.",
             "Intervals: 95 %, bootstrap over attacked images; clean images, calibration and fit stay as they are. One "
             "training; nothing here is adaptive (see the evaluation).",
