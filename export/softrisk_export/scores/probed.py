@@ -1,8 +1,8 @@
 """A combination with probes, run where the one without them is undecided.
 
 The classifier stands in the graph twice, with the same weights: once for all inputs, and once for the probed images of
-the inputs that need them, all probes in one batch. Where no input needs them that batch is empty, and costs nothing; so
-the graph does without control flow, which runtimes optimise less.
+the inputs that need them, all probes in one batch. Where no input needs them that batch is empty, and costs next to
+nothing; so the graph does without control flow.
 """
 
 from collections.abc import Iterable
