@@ -91,10 +91,12 @@ class Summary:
         """The plain network with one image a run, at its best number of threads."""
         return _fastest([row for row in self.bare if (row["model"], row["batch"]) == (model, 1)])
 
-    def to_bare(self, row: Row) -> float | None:
-        """Requests a second over those of bare onnxruntime: with one connection at batch 1, else at its best batch."""
-        bare = self.bare_single(row["model"]) if row["connections"] == 1 else self.bare_best(row["model"])
-        return None if bare is None else float(row["requests_per_second"] / bare["images_per_second"])
+    def bare_for(self, model: str, connections: int) -> Row:
+        """What a load is compared with: with one connection the plain network at batch 1, else at its best batch."""
+        found = self.bare_single(model) if connections == 1 else self.bare_best(model)
+        if found is None:
+            raise ValueError(f"onnxruntime alone has not been measured with {model}")
+        return found
 
     def to_best_peer(self, row: Row) -> float | None:
         """Requests a second over those of the best peer with the same model, format and connections."""

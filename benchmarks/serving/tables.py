@@ -71,7 +71,7 @@ def _load_cells(summary: Summary, row: Row) -> tuple[str, ...]:
         row["server"],
         str(row["connections"]),
         f"{row['requests_per_second']:,.0f}{'*' if row['dirty'] else ''}",
-        _ratio(summary.to_bare(row)),
+        _ratio(row["to_bare"]),
         _ratio(summary.to_best_peer(row)),
         *(f"{row[name]:.2f}" for name in ("p50_ms", "p95_ms", "p99_ms")),
         f"{row['cpu_us']:,.0f}",

@@ -4,16 +4,21 @@ from typing import Final
 
 from benchmarks.serving import bare
 from benchmarks.serving.checks import check_answers
+from benchmarks.serving.codecs import Request
 from benchmarks.serving.errors import BenchmarkError, UnavailableError, WrongAnswerError
 from benchmarks.serving.load import wrk
-from benchmarks.serving.points import Key
+from benchmarks.serving.points import Key, Point
 from benchmarks.serving.run import Run, Steps
 from benchmarks.serving.running import Running
 from benchmarks.serving.servers import COMPARED, Server
 from benchmarks.serving.subjects import Subject
+from benchmarks.serving.summary import Summary
 
 _WARM_UP_SECONDS: Final = 1
 _WARM_UP_CONNECTIONS: Final = 32
+_WINDOWS: Final = {"S": 1, "R": 3}
+"""How much longer a model is measured than `--seconds`: what is unfinished at the end of a window is not counted, half
+a batch on average, which for R is a tenth of a second."""
 _ALL: Final = "all formats"
 
 
@@ -98,11 +103,24 @@ def _measure_server(run: Run, steps: Steps, server: Server, subject: Subject, ke
                 wrk(found, request, _WARM_UP_CONNECTIONS, _WARM_UP_SECONDS)
             for key in keys:
                 if key["format"] in requests:
-                    load = wrk(found, requests[str(key["format"])], int(key["connections"]), run.seconds)
-                    run.points.add("load", key, load.stored())
+                    run.points.add("load", key, _beside_bare(run, found, requests[str(key["format"])], key))
                 steps.done()
     except BenchmarkError as error:  # the other servers are worth having
         _give_up(run, server, subject.name, _ALL, error)
+
+
+def _beside_bare(run: Run, found: Running, request: Request, key: Key) -> Point:
+    """A load, and its ratio to onnxruntime alone just before and after: the machine's speed drifts over minutes."""
+    subject, connections = found.subject, int(key["connections"])
+    setting = Summary.of(run.points).bare_for(subject.name, connections)
+
+    def alone() -> float:
+        images = subject.images(setting["batch"])
+        return bare.speed(subject.onnx_file, images, setting["threads"], 0.15 * run.seconds)["images_per_second"]
+
+    before = alone()
+    load = wrk(found, request, connections, run.seconds * _WINDOWS[subject.name]).stored()
+    return {**load, "to_bare": round(2 * load["requests_per_second"] / (before + alone()), 4)}
 
 
 def _is_right(run: Run, found: Running, format_: str) -> bool:

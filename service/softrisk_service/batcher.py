@@ -5,7 +5,8 @@ event loop; while a batch is running the next one collects. So an idle server ad
 by itself: there is no window to tune.
 
 Runs that are short enough happen in the event loop, since handing them to a thread would take as long; all others go
-to the `Lane`, where they overlap with the reading and writing of other requests. How short, and how large batches
+to the `Lane`, where they overlap with the reading and writing of other requests. While requests come one after
+another, each alone, there are no others, and longer runs stay in the event loop too. How short, and how large batches
 become, was measured when the model was loaded (`Plan`).
 
 All state belongs to the event loop; only `_run` happens in the lane's thread.
@@ -97,6 +98,8 @@ class Batcher:
         self._lane = lane
         self._batch_size = runtime.plan.batch_size
         self._inline_size = runtime.plan.inline_size
+        self._lone_size = runtime.plan.lone_size
+        self._is_lone = False
         self._most = limits.instances
         row_bytes = sum(4 * math.prod(spec.instance_shape) for spec in specs)
         self._fits = max(1, min(limits.instances, limits.bytes // row_bytes))
@@ -233,7 +236,8 @@ class Batcher:
 
     def _start(self) -> None:
         self._scheduled = False
-        if self._rows > self._inline_size or self._in_lane:
+        inline_size = self._lone_size if self._is_lone and self._lane.is_idle else self._inline_size
+        if self._rows > inline_size or self._in_lane:
             self._lane.enter(self)
         elif self.waits():
             self._finish(self._run(self._next_batch()))
@@ -248,6 +252,7 @@ class Batcher:
                 batch.append(ticket)
                 rows += ticket.rows
                 self.free(ticket)
+        self._is_lone = len(batch) == 1 and not waiting
         now = time.perf_counter()
         self._metrics.count_waits([now - ticket.since for ticket in batch])
         self._running.update(batch)

@@ -48,6 +48,11 @@ class Lane:
         self._handed = 0
         self._clock = 0.0
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no batch runs or waits here."""
+        return not self._handed
+
     def enter(self, model: Model) -> None:
         """Give a model with waiting requests its turns."""
         if model not in self._models:

@@ -15,7 +15,7 @@ from softrisk_core.scores.evidence import Evidence, observe
 from softrisk_core.scores.score import FeatureScore, Score
 from softrisk_service.errors import NotServableError
 from softrisk_service.outcome import Inputs, Outputs
-from softrisk_service.plan import INLINE_SECONDS, INLINE_SECONDS_OF_SEVERAL, measure
+from softrisk_service.plan import INLINE_SECONDS, INLINE_SECONDS_OF_SEVERAL, LONE_SECONDS, measure
 from softrisk_service.sessions import CPU, open_session, usable_cores
 from softrisk_service.settings import Settings
 
@@ -64,9 +64,11 @@ class Runtime:
             self._session, _ = open_session(bundle, settings.device, settings.threads or 1, reuse=False)
             self._prove(bundle, settings, golden, reuse=False)
         inline_seconds = INLINE_SECONDS if settings.workers == 1 else INLINE_SECONDS_OF_SEVERAL
+        lone_seconds = LONE_SECONDS
         if self.provider != CPU:
-            inline_seconds = 0.0  # the event loop would only wait for it
-        self.plan = measure(lambda size: self._seconds(golden, size), settings.max_batch_size, inline_seconds)
+            inline_seconds = lone_seconds = 0.0  # the event loop would only wait for it
+        most = settings.max_batch_size
+        self.plan = measure(lambda size: self._seconds(golden, size), most, inline_seconds, lone_seconds)
 
     def _prove(self, bundle: Bundle, settings: Settings, golden: Inputs, reuse: bool) -> None:
         """Give it all cores if its runs are long enough, and hold it against its bundle."""

@@ -25,7 +25,15 @@ MACHINE: dict[str, Any] = {
 @pytest.fixture
 def summary(tmp_path: Path) -> Summary:
     points = Points(tmp_path / "points.jsonl")
-    figures = {"p50_ms": 1.0, "p95_ms": 2.0, "p99_ms": 3.0, "errors": 7, "cpu_us": 20.0, "other_cores": 0.3}
+    figures = {
+        "p50_ms": 1.0,
+        "p95_ms": 2.0,
+        "p99_ms": 3.0,
+        "errors": 7,
+        "cpu_us": 20.0,
+        "other_cores": 0.3,
+        "to_bare": 0.61,
+    }
     for server, rate in (("softrisk", 61_234.0), ("mosec, orjson", 17_000.0)):
         key: Key = {"server": server, "model": "S", "format": "json", "connections": 64, "repeat": 0}
         points.add("load", key, {**figures, "requests_per_second": rate})

@@ -36,7 +36,7 @@ class GatedRuntime:
         self.started = threading.Semaphore(0)
         self.sizes: list[int] = []
         self.threads: set[str] = set()
-        self.plan = Plan(batch_size=8, inline_size=0, row_seconds=1e-9)
+        self.plan = Plan(batch_size=8, inline_size=0, lone_size=0, row_seconds=1e-9)
 
     def run(self, inputs: dict[str, Numbers]) -> dict[str, NDArray[Any]]:
         self.threads.add(threading.current_thread().name)
@@ -122,11 +122,12 @@ async def make(lane: Lane, runtime: GatedRuntime, metrics: CountingMetrics) -> A
         batch_size: int = 8,
         queue_size: int = 16,
         inline_size: int = 0,
+        lone_size: int = 0,
         by: Any = runtime,
         row_seconds: float = 1e-9,
         queue_bytes: int = 10**9,
     ) -> Submitter:
-        by.plan = Plan(batch_size, inline_size, row_seconds)
+        by.plan = Plan(batch_size, inline_size, max(inline_size, lone_size), row_seconds)
         limits = QueueLimits(queue_size, queue_bytes, LATER)
         # Stand-ins with the same methods, and nothing else in common.
         stand_ins: Any = (by, metrics)
@@ -249,6 +250,38 @@ async def test_short_runs_happen_in_the_event_loop_and_long_ones_in_the_lane(mak
     assert runtime.threads == {threading.current_thread().name}
     assert labels(await make().submit(x(2))) == [2]
     assert len(runtime.threads) == 2
+
+
+async def test_longer_runs_stay_in_the_event_loop_while_requests_come_alone(make: Make, runtime: GatedRuntime) -> None:
+    runtime.gate.set()
+    batcher = make(lone_size=1)
+
+    async def threads(*values: float) -> set[bool]:
+        """Whether the event loop ran what was asked at once."""
+        runtime.threads.clear()
+        await asyncio.gather(*(batcher.submit(x(value)) for value in values))
+        return {name == threading.current_thread().name for name in runtime.threads}
+
+    assert await threads(1) == {False}  # whether others come is not known yet
+    assert await threads(2) == {True}
+    assert await threads(3, 4) == {False}
+    assert await threads(5) == {False}  # the last one had company
+    assert await threads(6) == {True}
+
+
+async def test_a_lone_request_does_not_run_beside_the_batch_of_another_model(make: Make, runtime: GatedRuntime) -> None:
+    runtime.gate.set()
+    lone, other = make(lone_size=1), make()
+    assert labels(await lone.submit(x(1))) == [1]
+    runtime.gate.clear()
+    before = other.submit(x(2))
+    await started(runtime)
+    await started(runtime)
+    runtime.threads.clear()
+    after = lone.submit(x(3))
+    runtime.gate.set()
+    assert [labels(await future) for future in (before, after)] == [[2], [3]]
+    assert threading.current_thread().name not in runtime.threads
 
 
 async def test_a_full_batch_is_ready_behind_the_running_one(make: Make, runtime: GatedRuntime) -> None:

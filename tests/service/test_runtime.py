@@ -17,7 +17,7 @@ from softrisk_core.manifest import OUTPUTS
 from softrisk_core.repository import Repository
 from softrisk_service import runtime as runtime_module
 from softrisk_service.errors import NotServableError
-from softrisk_service.plan import INLINE_SECONDS, Plan, measure
+from softrisk_service.plan import INLINE_SECONDS, LONE_SECONDS, Plan, measure
 from softrisk_service.runtime import Runtime
 from softrisk_service.sessions import CACHE, Opened, open_session, usable_cores
 from softrisk_service.settings import Device, Settings
@@ -162,20 +162,22 @@ SECONDS = st.lists(st.floats(1e-6, 1), min_size=1, max_size=8).map(
 
 @given(SECONDS)
 def test_a_plan_keeps_nearly_all_the_throughput(seconds: dict[int, float]) -> None:
-    plan = Plan.of(seconds, INLINE_SECONDS)
+    plan = Plan.of(seconds, INLINE_SECONDS, LONE_SECONDS)
     rates = {size: size / (taken + 60e-6) for size, taken in seconds.items()}
     assert rates[plan.batch_size] >= 0.95 * max(rates.values())
     assert all(rates[size] < 0.985 * max(rates.values()) for size in seconds if size < plan.batch_size)
     assert plan.inline_size == 0 or seconds[plan.inline_size] <= INLINE_SECONDS
+    assert plan.lone_size == 0 or seconds[plan.lone_size] <= LONE_SECONDS
+    assert plan.inline_size <= plan.lone_size
 
 
 def test_models_of_microseconds_run_inline_and_models_of_milliseconds_do_not() -> None:
-    small = measure(lambda size: 10e-6 + 11e-6 * size, 64, INLINE_SECONDS)
+    small = measure(lambda size: 10e-6 + 11e-6 * size, 64, INLINE_SECONDS, LONE_SECONDS)
     assert (small.inline_size, small.batch_size) == (8, 64)
-    large = measure(lambda size: 3e-3 + 2.2e-3 * (size - 1), 64, INLINE_SECONDS)
-    assert (large.inline_size, large.batch_size) == (0, 32)
+    large = measure(lambda size: 3e-3 + 2.2e-3 * (size - 1), 64, INLINE_SECONDS, LONE_SECONDS)
+    assert (large.inline_size, large.lone_size, large.batch_size) == (0, 1, 32)
     # Batching does not pay, so nobody waits for company.
-    assert measure(lambda size: 5e-3 * size, 64, INLINE_SECONDS) == Plan(1, 0, 5e-3)
+    assert measure(lambda size: 6e-3 * size, 64, INLINE_SECONDS, LONE_SECONDS) == Plan(1, 0, 0, 6e-3)
 
 
 def test_sizes_that_would_take_too_long_are_not_tried() -> None:
@@ -185,5 +187,5 @@ def test_sizes_that_would_take_too_long_are_not_tried() -> None:
         tried.append(size)
         return 0.1 * size
 
-    assert measure(seconds, 64, INLINE_SECONDS).batch_size == 1
+    assert measure(seconds, 64, INLINE_SECONDS, LONE_SECONDS).batch_size == 1
     assert tried == [1, 2, 4]
