@@ -12,7 +12,7 @@ from functools import partial
 from typing import ClassVar, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from softrisk_attacks.apgd import random_points, wrong_classes
 from softrisk_attacks.attack import Attack, Family, Found, require_positive
@@ -70,7 +70,7 @@ class AdaptiveAttack(Attack):
 
     @abstractmethod
     def direction(self, iterate: "Iterate", condition: Condition, labels: Tensor) -> Tensor:
-        """Where to step, shape (B, C, H, W); only signs count.
+        """Where to step, shape (B, C, H, W); of any length.
 
         Args:
             iterate: Where the attack stands.
@@ -97,18 +97,27 @@ class AdaptiveAttack(Attack):
         """
         yield lambda logits: self.label_margin(logits, labels)
 
+    def support(self, inputs: Tensor) -> Tensor:
+        """1 where an input may be moved and 0 elsewhere, both of shape (B, C, H, W)."""
+        return torch.ones_like(inputs)
+
+    def stride(self, slope: Tensor) -> Tensor:
+        """A step of length 1 in the maximum norm along a slope, both (B, C, H, W)."""
+        return slope.sign()
+
     def perturb(self, victim: Victim, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> Found:
         """Run for every condition from every start."""
         low, high = self.box(inputs)
-        best = Best(self, victim, inputs, labels)
+        best, support = Best(self, victim, inputs, labels), self.support(inputs)
         for condition in self.conditions(victim.logits(inputs), labels):
             for run in range(self.restarts):
-                points = inputs if run == 0 else random_points(low, high, generator)
+                start = inputs if run == 0 else random_points(low, high, generator)
+                points = inputs + support * (start - inputs)
                 for step in range(self.steps):
                     points = points.detach().requires_grad_()
                     logits = victim(points)
                     iterate = Iterate(points, logits, self.gain(victim, points, logits))
-                    uphill = self.direction(iterate, condition, labels).sign()
+                    uphill = self.stride(support * self.direction(iterate, condition, labels))
                     best.offer(iterate)
                     length = self.epsilon / 2 * (1 - step / self.steps)
                     points = (points.detach() + length * uphill).clamp(low, high)
@@ -240,6 +249,44 @@ class TargetedSelectivePGD(SelectivePGD):
 
 
 @dataclass(frozen=True)
+class QuietPGD(SelectivePGD):
+    """Selective PGD that moves each pixel in proportion to its slope, and none where the image is smooth.
+
+    Signed steps move pixels that hardly matter as far as those that do, and lift the noise floor of the whole image: a
+    score that looks at the image sees just that.
+
+    Attributes:
+        share: Of the pixels, in (0, 1]: only the roughest may be moved, by the differences to their neighbours.
+    """
+
+    share: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.share <= 1:
+            raise AttackError(f"share of pixels must be above 0 and at most 1, got {self.share:g}")
+
+    @property
+    def name(self) -> str:
+        """`quiet PGD`, or `quiet PGD on 10% of the pixels`."""
+        return "quiet PGD" if self.share == 1 else f"quiet PGD on {self.share:.0%} of the pixels"
+
+    def support(self, inputs: Tensor) -> Tensor:
+        """The roughest pixels."""
+        if self.share == 1:
+            return torch.ones_like(inputs)
+        local = _local_range(inputs)
+        limit = torch.quantile(local.flatten(1), 1 - self.share, dim=1)[:, None, None, None]
+        # Not the limit itself, which may be that of a whole flat background.
+        return (local > limit).expand_as(inputs).to(inputs)
+
+    def stride(self, slope: Tensor) -> Tensor:
+        """In proportion to the slope."""
+        largest = slope.abs().amax(dim=(1, 2, 3), keepdim=True)
+        return slope / largest.clamp(min=torch.finfo(slope.dtype).tiny)
+
+
+@dataclass(frozen=True)
 class AlarmFlooding(SelectivePGD):
     """Raises the score of an honest input while its label stays.
 
@@ -321,6 +368,15 @@ class LogitMimicry(AdaptiveAttack):
 def _predicts(target: Tensor, logits: Tensor) -> Tensor:
     """By how much the prediction is the target, shape (B,)."""
     return -margin(logits, target)
+
+
+def _local_range(inputs: Tensor) -> Tensor:
+    """Largest less smallest value among a pixel and its eight neighbours, over all channels, shape (B, 1, H, W)."""
+
+    def largest(values: Tensor) -> Tensor:
+        return nn.functional.max_pool2d(values, 3, stride=1, padding=1).amax(dim=1, keepdim=True)
+
+    return largest(inputs) + largest(-inputs)
 
 
 def _surely(reached: Tensor, logits: Tensor) -> Tensor:

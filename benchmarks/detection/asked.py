@@ -42,7 +42,7 @@ def classifier(checkpoint: str) -> Classifier:
     source, rows = checkpoint_source(Path(checkpoint), None)
     probes = make_probes(usual_probes(source), draw_noise(source.input.instance_shape, seed=0))
     try:
-        tensor = feature_tensor(source.model, None, rows.inputs)
+        tensor = feature_tensor(source.model, None, rows.input)
     except ExportError:
         tensor = None
     logits, features = opened(source, tensor)
@@ -58,7 +58,7 @@ def calibration(work: Path, checkpoint: str, sha256: str, epsilons: Sequence[flo
     asked = classifier(checkpoint)
     shown, left = set_apart("a score", asked.source, asked.rows)
     trial = run_trial(Wanted("auto", "always", epsilons=tuple(epsilons)), asked.source, shown)
-    kept = packed("calibration", asked.ask(left.inputs))
+    kept = packed("calibration", asked.ask(left.input))
     kept["features"] = np.array(trial.features or "")
     for part, evidence, attacks in (
         ("fit", trial.fit, trial.fit_attacks),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Final
 
 import numpy as np
@@ -36,6 +37,9 @@ PUBLISHED: Final = (
     "knn",
 )
 """Scores of the literature, and the two sides of the logit gap; non-ME is the complement entropy."""
+
+GRADIENT: Final = ("single-step", "iterative", "targeted", "minimum-norm")
+"""Families whose attacks follow the gradient; all others only see answers."""
 
 FEWEST: Final = 10
 """Successes of an attack that count in a worst case and in a mean."""
@@ -193,7 +197,7 @@ def families_of_tests(material: Material) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Every attack, by a score that was fitted and chosen as if its family were not known.
+    """Attacks by a score that was fitted and chosen as if their families were not known.
 
     Attributes:
         detections: In the order of the attacks.
@@ -206,17 +210,24 @@ class HeldOut:
     scores: dict[str, str]
 
 
-def held_out(material: Material, mode: ProbeMode) -> HeldOut:
-    """Fit, choose and set the gate once for each family, without it; then judge the attacks of this family."""
+def held_out(material: Material, mode: ProbeMode, groups: Iterable[Sequence[str]] = ()) -> HeldOut:
+    """Fit, choose and set the gate once for each group of families, without them; then judge the attacks of these.
+
+    Args:
+        material: By which.
+        mode: When inputs are probed.
+        groups: Families that are left out together; by default each family alone.
+    """
     used = material if mode != "off" else plain(material)
     by_label: dict[str, Detection] = {}
     alarms, names = {}, {}
-    for family in families_of_tests(used):
-        score = of_mode(used.trial.leaving_out(family), mode)
-        members = [each for each in used.tested if each.family == family]
+    for group in groups or [(family,) for family in families_of_tests(used)]:
+        score = of_mode(reduce(Trial.leaving_out, group, used.trial), mode)
+        members = [each for each in used.tested if each.family in group]
         by_label |= {each.attack: each for each in detect(score, score.name, used, members)}
-        alarms[family], names[family] = false_alarms(score, used), score.name
-    return HeldOut([by_label[each.label] for each in used.tested], alarms, names)
+        for family in group:
+            alarms[family], names[family] = false_alarms(score, used), score.name
+    return HeldOut([by_label[each.label] for each in used.tested if each.label in by_label], alarms, names)
 
 
 def published(material: Material) -> dict[str, list[Detection]]:

@@ -8,6 +8,7 @@ import numpy as np
 from benchmarks.detection import asked
 from benchmarks.detection.attacks import attacks, cells
 from benchmarks.detection.judge import (
+    GRADIENT,
     MODES,
     Detection,
     HeldOut,
@@ -27,7 +28,7 @@ from benchmarks.detection.judge import (
 from numpy.typing import NDArray
 
 from softrisk_core.bundle import file_entry
-from softrisk_core.manifest import GatePoint
+from softrisk_core.score_facts import GatePoint
 from softrisk_core.scores.combined import GatedCombination
 from softrisk_evaluation.experiments.study import Cell, Study
 from softrisk_export.choose import SHARES, Attacked, gate_limits
@@ -45,6 +46,7 @@ class Figures:
         calibration: Rows that fixed the limits.
         families: Of the attacks that scores were fitted to.
         held_out: By mode, every attack by a score that never saw its family.
+        gradient_free: By mode, the attacks that follow a gradient, by a score that knew none that does.
         shipped: By mode, every attack by the score that an export seals, which was fitted to other attacks of the same
             family.
         published: By score.
@@ -61,6 +63,7 @@ class Figures:
     calibration: int
     families: tuple[str, ...]
     held_out: dict[str, HeldOut]
+    gradient_free: dict[str, HeldOut]
     shipped: dict[str, list[Detection]]
     published: dict[str, list[Detection]]
     names: dict[str, str]
@@ -101,6 +104,7 @@ def judged(material: Material, right: NDArray[np.bool_], images: int) -> Figures
         calibration=len(material.calibration.logits),
         families=material.trial.families,
         held_out={mode: held_out(material, mode) for mode in MODES},
+        gradient_free={mode: held_out(material, mode, [GRADIENT]) for mode in MODES},
         shipped={mode: detect(scores[mode], scores[mode].name, used[mode], used[mode].tested) for mode in MODES},
         published=published(material),
         names={mode: score.name for mode, score in scores.items()},

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import matplotlib as mpl
 import numpy as np
-from benchmarks.detection.judge import ALPHAS, FEWEST, MODES, Detection, counted, interval, share_flagged
+from benchmarks.detection.judge import ALPHAS, FEWEST, GRADIENT, MODES, Detection, counted, interval, share_flagged
 from benchmarks.detection.measure import Figures
 from matplotlib.figure import Figure
 
@@ -38,6 +38,8 @@ def findings(figures: Figures, data: str, model: str, epsilons: Sequence[float])
             "Held out: for the attacks of each family, score and gate are fitted and chosen anew, as if that family "
             f"did not exist. Families known at calibration: {', '.join(figures.families)}. They are relatives: without "
             "the iterative ones, targeted steps by signed gradients remain, at the same radii.",
+            "No gradients known: all attacks that follow a gradient, by a score that was fitted to "
+            f"{' and '.join(family for family in figures.families if family not in GRADIENT)} attacks alone.",
             "Shipped: what an export with `--score auto` seals, fitted to attacks of every family on other images, "
             "with other steps (FGSM has none to change) and seeds.",
             "Intervals: 95 %, bootstrap over attacked images; clean images, calibration and fit stay as they are. One "
@@ -63,9 +65,10 @@ def mean_detected(detections: Iterable[Detection], alpha: float) -> float:
 def _summary(figures: Figures) -> Section:
     rows = []
     for mode in MODES:
-        held = figures.held_out[mode]
+        held, blind = figures.held_out[mode], figures.gradient_free[mode]
         for kind, found, alarms in (
             ("held out", held.detections, list(held.alarms.values())),
+            ("no gradients known", blind.detections, list(blind.alarms.values())),
             ("shipped", figures.shipped[mode], [figures.alarms[mode]]),
         ):
             used = counted(found)
@@ -281,9 +284,12 @@ def _facts(figures: Figures) -> dict[str, Any]:
         "passes": figures.passes,
         "false_alarms": figures.alarms,
         "robust": figures.robust,
-        "held_out": {
-            mode: {"attacks": short(found.detections), "false_alarms": found.alarms, "scores": found.scores}
-            for mode, found in figures.held_out.items()
+        **{
+            name: {
+                mode: {"attacks": short(found.detections), "false_alarms": found.alarms, "scores": found.scores}
+                for mode, found in by_mode.items()
+            }
+            for name, by_mode in (("held_out", figures.held_out), ("gradient_free", figures.gradient_free))
         },
         "shipped": {mode: short(found) for mode, found in figures.shipped.items()},
         "published": {name: short(found) for name, found in figures.published.items()},

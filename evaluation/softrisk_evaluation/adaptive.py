@@ -15,6 +15,7 @@ from softrisk_attacks.adaptive import (
     AlarmFlooding,
     Classifier,
     LogitMimicry,
+    QuietPGD,
     Scoring,
     SelectivePGD,
     TargetedSelectivePGD,
@@ -23,7 +24,7 @@ from softrisk_attacks.adaptive import (
 )
 from softrisk_core.groups import Grouping
 from softrisk_core.probes import Noise
-from softrisk_core.scores.combined import GatedCombination
+from softrisk_core.scores.combined import Combination, GatedCombination
 from softrisk_core.scores.score import Score
 from softrisk_evaluation.artifact import Answers, Artifact
 from softrisk_evaluation.detection import FALSE_ALARMS
@@ -46,6 +47,9 @@ out."""
 
 TARGETS: Final = 3
 """Wrong classes that are aimed at, at most."""
+
+SHARES: Final = (0.1, 0.3, 1.0)
+"""Of the pixels that someone moves who does not want to be seen in the image."""
 
 DRAWS: Final = 4
 """Noises over which an attacker takes the mean who does not know the stored one."""
@@ -76,8 +80,8 @@ class Target:
 def adaptive_attacks(target: Target, artifact: Artifact, settings: Settings) -> list[AdaptiveAttack]:
     """Evasion in many ways and alarm flooding, at every radius, each run with as many steps as APGD takes.
 
-    A score with a gate is also attacked by way of what the gate takes for ordinary, and one that probes with stored
-    noise by someone who does not know it.
+    A score that looks at the image is also attacked by someone who touches few pixels of it, one with a gate by way of
+    what the gate takes for ordinary, and one that probes with stored noise by someone who does not know it.
 
     Raises:
         AttackError: If a setting is out of range.
@@ -87,6 +91,7 @@ def adaptive_attacks(target: Target, artifact: Artifact, settings: Settings) -> 
     targets = min(TARGETS, logits.shape[1] - 1)
     steps, restarts = settings.steps * settings.restarts, 2
     surrogates = _surrogates(target, settings.seed)
+    shares = SHARES if isinstance(target.score, Combination | GatedCombination) else ()
     return [
         attack
         for epsilon in settings.epsilons
@@ -95,6 +100,7 @@ def adaptive_attacks(target: Target, artifact: Artifact, settings: Settings) -> 
             SelectivePGD(epsilon, scoring, steps, restarts, orthogonal=True),
             TargetedSelectivePGD(epsilon, scoring, steps, 1, targets=targets),
             *(WeightedPGD(epsilon, scoring, steps, restarts, weight=weight) for weight in WEIGHTS),
+            *(QuietPGD(epsilon, scoring, steps, restarts, share=share) for share in shares),
             LogitMimicry(epsilon, scoring, steps, restarts, bank=logits),
             *(SelectivePGD(epsilon, each, steps, restarts, surrogate=name) for name, each in surrogates.items()),
             AlarmFlooding(epsilon, scoring, steps, restarts),

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from softrisk_attacks.adaptive import Classifier, Scoring
 from softrisk_core.probes import Noise, draw_noise
@@ -22,9 +22,12 @@ from softrisk_core.scores.doctor import Doctor
 from softrisk_core.scores.features import WEIGHED
 from softrisk_core.scores.gen import GAMMA, GEN, LARGEST
 from softrisk_core.scores.kl_matching import KLMatching
+from softrisk_core.scores.knn import KNN, NEAREST
+from softrisk_core.scores.knn import TINY as SHORTEST
+from softrisk_core.scores.mahalanobis import Mahalanobis
 from softrisk_core.scores.msp import MSP
 from softrisk_core.scores.profile import LogitProfile
-from softrisk_core.scores.score import Score
+from softrisk_core.scores.score import FeatureScore, Score
 from softrisk_evaluation.differentiable_images import probed, roughness, straight_through
 
 _TINY: Final = 1e-300
@@ -47,6 +50,8 @@ def differentiable(score: Score) -> Scoring:
             return partial(_combination, score)
         case GatedCombination():
             return partial(_gated, score)
+        case FeatureScore():
+            return partial(_of_features, score)
     of_sorted = _of_sorted(score)
     return lambda classifier, points, logits: of_sorted(logits.double(), _sorted(logits))
 
@@ -109,6 +114,49 @@ def _gated(score: GatedCombination, classifier: Classifier, points: Tensor, logi
     if len(rows) == 0:
         return moved
     return moved.index_put((rows,), _combination(score.full, classifier, points[rows], logits[rows]))
+
+
+def last_features(classifier: nn.Module, points: Tensor) -> Tensor:
+    """What the last layer with weights reads, with its graph, shape (B, D).
+
+    Args:
+        classifier: Points (B, C, H, W) → logits.
+        points: What to run it on.
+    """
+    read: list[Tensor] = []
+
+    def remember(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        read[:] = inputs[:1]
+
+    layers = [layer for layer in classifier.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    hooks = [layer.register_forward_pre_hook(remember) for layer in layers]
+    try:
+        classifier(points)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return read[0].flatten(1)
+
+
+def _of_features(score: FeatureScore, classifier: Classifier, points: Tensor, logits: Tensor) -> Tensor:
+    if not isinstance(classifier, nn.Module):
+        raise TypeError(f"{score.name} reads features, which only a module has")
+    features = last_features(classifier, points).double()
+    match score:
+        case Mahalanobis():
+            means, center, whitening = (
+                _double(each, features) for each in (score.means, score.center, score.whitening)
+            )
+            whitened = (features - center) @ whitening
+            nearest = (whitened @ means.T - means.square().sum(dim=1) / 2).argmax(dim=1)
+            return ((whitened - means[nearest]).square().sum(dim=1) + _TINY).sqrt()
+        case KNN():
+            rows = _double(score.rows, features)
+            lengths = features.square().sum(dim=1, keepdim=True).sqrt()
+            directions = features / lengths.clamp(min=SHORTEST)
+            neighbour = (directions @ rows.T).topk(NEAREST, dim=1).indices[:, -1]
+            return ((directions - rows[neighbour]).square().sum(dim=1) + _TINY).sqrt()
+    raise TypeError(f"no gradient of {score.name} is known")
 
 
 _OfSorted = Callable[[Tensor, Tensor], Tensor]

@@ -11,6 +11,7 @@ from softrisk_attacks.adaptive import (
     AlarmFlooding,
     Classifier,
     LogitMimicry,
+    QuietPGD,
     Scoring,
     SelectivePGD,
     TargetedSelectivePGD,
@@ -61,10 +62,11 @@ def evaders(model: nn.Module, digits: Digits) -> list[AdaptiveAttack]:
         WeightedPGD(EPSILON, minus_gap, STEPS, weight=0.3),
         TargetedSelectivePGD(EPSILON, minus_gap, STEPS, 1),
         SelectivePGD(EPSILON, expected([minus_gap, too_sure, minus_gap]), STEPS, surrogate="a guess"),
+        QuietPGD(EPSILON, minus_gap, STEPS, 1),
     ]
 
 
-@pytest.mark.parametrize("kind", range(5))
+@pytest.mark.parametrize("kind", range(6))
 def test_who_knows_the_score_fools_the_model_and_looks_more_ordinary(
     kind: int, model: nn.Module, digits: Digits
 ) -> None:
@@ -90,6 +92,20 @@ def test_a_score_may_look_at_the_image_and_ask_about_others(score: Scoring, mode
         for each in (ignorant, knowing)
     )
     assert np.median(after) < 0.97 * np.median(before)
+
+
+def test_quiet_attacks_move_the_roughest_pixels_and_each_as_it_matters(model: nn.Module, digits: Digits) -> None:
+    # The left half of each image is flat.
+    inputs, labels = np.pad(digits[0][:60, :, :, 4:], ((0, 0), (0, 0), (0, 0), (4, 0))), digits[1][:60]
+    inputs = inputs.astype(np.float32)
+    quiet = run_attack(model, inputs, labels, QuietPGD(0.3, minus_gap, STEPS, 2, share=0.3), seed=0)
+    change = np.abs(quiet.inputs - inputs)
+    assert quiet.fooled.sum() > 10
+    assert change[..., :3].max() == 0  # and the fourth column has a neighbour that is not flat
+    moved = change[quiet.fooled].reshape(int(quiet.fooled.sum()), -1)
+    assert ((moved > 0).mean(axis=1) <= 0.3).all()
+    loud = run_attack(model, inputs, labels, SelectivePGD(0.3, minus_gap, STEPS), seed=0)
+    assert moved.mean() < np.abs(loud.inputs - inputs)[loud.fooled].mean() / 2
 
 
 def test_who_aims_at_each_class_finds_the_most_ordinary_of_them(model: nn.Module, digits: Digits) -> None:
@@ -177,6 +193,8 @@ def test_senseless_settings_are_refused(model: nn.Module, digits: Digits) -> Non
         WeightedPGD(EPSILON, minus_gap, weight=-1)
     with pytest.raises(AttackError, match="steps must be at least 1"):
         SelectivePGD(EPSILON, minus_gap, steps=0)
+    with pytest.raises(AttackError, match="share of pixels"):
+        QuietPGD(EPSILON, minus_gap, share=0.0)
     too_many = TargetedSelectivePGD(EPSILON, minus_gap, 2, targets=10)
     with pytest.raises(AttackError, match="targets must be at most 9"):
         run_attack(model, digits[0][:2], digits[1][:2], too_many, seed=0)

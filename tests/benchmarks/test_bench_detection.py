@@ -92,6 +92,18 @@ def test_attacks_of_the_family_that_is_held_out_change_nothing(material: Materia
     np.testing.assert_array_equal(before.flags, after.flags)
 
 
+def test_families_can_be_held_out_together(material: Material) -> None:
+    unlike = tuple(replace(each, evidence=evidence(40, 79, -3.0)) for each in material.trial.fit_attacks[:2])
+    other = replace(material.trial, fit_attacks=(*unlike, material.trial.fit_attacks[2]))
+    before, after = (
+        held_out(replace(material, trial=trial), "always", [FAMILIES[:2]]).detections
+        for trial in (material.trial, other)
+    )
+    assert [each.family for each in before] == list(FAMILIES[:2])
+    for first, second in zip(before, after, strict=True):
+        np.testing.assert_array_equal(first.placements, second.placements)
+
+
 def test_probes_find_what_logits_do_not_show(material: Material) -> None:
     ours = held_out(material, "always")
     assert min(each.auroc for each in ours.detections) > 0.9

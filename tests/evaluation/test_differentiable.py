@@ -15,7 +15,7 @@ from softrisk_core.scores.catalogue import SCORES, find_score
 from softrisk_core.scores.combined import Combination, GatedCombination, fit_edges
 from softrisk_core.scores.evidence import Evidence, observe
 from softrisk_core.scores.features import features
-from softrisk_core.scores.score import LogitScore, Score
+from softrisk_core.scores.score import FeatureScore, LogitScore, Score
 from softrisk_evaluation import differentiable_images
 from softrisk_evaluation.differentiable import differentiable, with_other_noise
 
@@ -224,3 +224,27 @@ def test_other_noise_changes_the_noise_and_nothing_else(asked: Asked) -> None:
     assert not np.array_equal(mine, theirs)
     assert (other.full.edges is score.full.edges, other.gate is score.gate) == (True, True)
     np.testing.assert_array_equal(other.limits, score.limits)
+
+
+@pytest.mark.parametrize("name", ["mahalanobis", "knn"])
+def test_scores_of_features_have_the_value_and_the_slope_of_the_reference(name: str) -> None:
+    asked = ask(())
+    hidden, last = asked.classifier[:3], asked.classifier[3]  # type: ignore[index]  # nn.Sequential
+
+    def features_of(images: NDArray[np.float64]) -> NDArray[np.float64]:
+        with torch.no_grad():
+            values: NDArray[np.float64] = hidden(torch.from_numpy(images)).numpy()
+        return values
+
+    images = np.random.default_rng(1).uniform(0.2, 0.8, size=(300, 3, 8, 8))
+    seen = features_of(images)
+    z = last(torch.from_numpy(seen)).detach().numpy()
+    score = find_score(name).made_from(Evidence(z, images.astype(np.float32), np.empty((0, 300, 6)), seen))
+    assert isinstance(score, FeatureScore)
+    values, slopes = asked.value_and_slope(score)
+    np.testing.assert_allclose(values, score(features_of(asked.images)), rtol=1e-9)
+    step, direction = 1e-6, np.random.default_rng(2).normal(size=asked.images.shape)
+    ahead, behind = (score(features_of(asked.images + sign * step * direction)) for sign in (1, -1))
+    expected = (ahead - behind) / (2 * step)
+    # Between the two points another mean, or another row, may become the nearest.
+    assert np.isclose((slopes * direction).sum(axis=(1, 2, 3)), expected, rtol=1e-4, atol=1e-6).sum() >= 11

@@ -65,6 +65,11 @@ class KNN(FeatureScore):
         """`rows`."""
         return {"rows": self.rows}
 
+    @property
+    def size(self) -> int:
+        """D."""
+        return int(self.rows.shape[1])
+
     def __call__(self, features: ArrayLike) -> NDArray[np.float64]:
         """In [0, 2]."""
         directions, rows = _scaled(np.asarray(features, np.float64)), self.rows.astype(np.float64)

@@ -71,6 +71,11 @@ class Mahalanobis(FeatureScore):
         """`center`, `whitening` and `means`."""
         return {"center": self.center, "whitening": self.whitening, "means": self.means}
 
+    @property
+    def size(self) -> int:
+        """D."""
+        return len(self.center)
+
     def __call__(self, features: ArrayLike) -> NDArray[np.float64]:
         """≥ 0, in standard deviations."""
         means = self.means.astype(np.float64)

@@ -88,6 +88,11 @@ class LogitScore(Score):
 class FeatureScore(Score):
     """A score that looks at nothing but the features of the penultimate layer."""
 
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """D, the number of features that it reads."""
+
     @abstractmethod
     def __call__(self, features: ArrayLike) -> NDArray[np.float64]:
         """Scores of features.
