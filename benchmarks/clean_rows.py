@@ -40,6 +40,11 @@ class CleanData:
         rows = self._distinct[~np.isin(self._digests[self._distinct], seen)]
         if not rows.size:
             raise EvaluationError(f"all rows of {self._data.location} trained, selected or fitted {bundle.folder}")
-        clean = CleanRows.of(self._data, rows, part="rows that neither trained, selected nor fitted anything")
-        check_shape(clean, bundle.manifest.inputs[0])
+        clean = CleanRows.of(
+            self._data,
+            bundle.manifest.inputs[0].name,
+            rows,
+            part="rows that neither trained, selected nor fitted anything",
+        )
+        check_shape(clean, bundle.manifest.inputs)
         return clean

@@ -96,7 +96,7 @@ def networks() -> Iterator[tuple[str, tuple[int, ...], onnx.ModelProto]]:
             mean=[0.5] * channels,
             std=[0.25] * channels,
         )
-        yield name, shape, export_logits(network, shape)
+        yield name, shape, export_logits(network, {"image": shape})
 
 
 def cost_by_network(threads: int, seconds: float) -> Table:

@@ -21,7 +21,6 @@ from scipy.stats import beta
 from softrisk_core.bundle import Bundle, load_bundle
 from softrisk_core.groups import Grouping
 from softrisk_core.repository import resolve
-from softrisk_core.rows import digest_rows
 from softrisk_evaluation.artifact import Artifact
 from softrisk_evaluation.errors import EvaluationError
 from softrisk_evaluation.false_alarms import Split, realised, resplit
@@ -64,17 +63,17 @@ def measure(bundle: Bundle, clean: CleanData, splits: int, seed: int, progress: 
     """
     subject, grouping, calibration = Subject.of(bundle), bundle.manifest.grouping, bundle.calibration()
     rows = clean.unseen(bundle)
-    calibrates = np.isin(digest_rows(rows.inputs), calibration.calibration_rows)
+    calibrates = np.isin(rows.digests, calibration.calibration_rows)
     if calibrates.all():
         raise EvaluationError(f"{rows.data} are none beside those that calibrate {subject}")
-    task = progress.add_task(f"{subject}: scores", total=len(rows.inputs))
-    answers = Artifact(bundle).answer(rows.inputs, advance=lambda done: progress.advance(task, done))
+    task = progress.add_task(f"{subject}: scores", total=len(rows))
+    answers = Artifact(bundle).answer(rows.input, advance=lambda done: progress.advance(task, done))
     scores = answers.nonconformity
     n = min(grouping.sizes[0], scores.size // 2)
     task = progress.add_task(f"{subject}: splits", total=splits)
     found = resplit(
         scores[:n],
-        Grouping.marginal(n, len(grouping.of_label)),
+        Grouping.marginal(n, len(grouping.of_key)),
         answers.select(np.arange(n, scores.size)),
         ALPHAS,
         splits=splits,

@@ -115,9 +115,9 @@ def _drawn(clean: CleanData, bundle: Bundle, rows: int, seed: int) -> NDArray[np
         EvaluationError: If they are fewer than a batch.
     """
     unseen = clean.unseen(bundle)
-    if len(unseen.inputs) < max(BATCHES):
-        raise EvaluationError(f"{unseen.data}: {len(unseen.inputs)} are too few, {max(BATCHES)} the least")
-    return unseen.inputs[np.random.default_rng(seed).permutation(len(unseen.inputs))[:rows]]
+    if len(unseen) < max(BATCHES):
+        raise EvaluationError(f"{unseen.data}: {len(unseen)} are too few, {max(BATCHES)} the least")
+    return unseen.input[np.random.default_rng(seed).permutation(len(unseen))[:rows]]
 
 
 def _turn(sessions: list[InferenceSession], batches: list[NDArray[np.float32]]) -> NDArray[np.float64]:

@@ -5,6 +5,7 @@ manifest.json      see `softrisk_core.manifest`
 model.onnx         inputs → `OUTPUTS`
 calibration.npz    see `CalibrationArrays`
 score.npz          what was fitted for the score; only where something was
+radius.npz         Lipschitz constants behind the radii; only where there are radii
 golden.npz         `GOLDEN_ROWS` inputs `input:<name>` with their outputs `output:<name>`
 report/            the evaluation; added later, with digests of its own
 ```
@@ -26,7 +27,7 @@ from pydantic import ValidationError
 from softrisk_core import __version__
 from softrisk_core.diagnostics import DIAGNOSTICS
 from softrisk_core.errors import BundleError
-from softrisk_core.manifest import FORMAT, FORMAT_VERSION, FileEntry, Manifest
+from softrisk_core.manifest import FORMAT, FORMAT_VERSION, FileEntry, Manifest, RadiusKind
 from softrisk_core.scores.catalogue import find_score
 from softrisk_core.scores.score import Score
 
@@ -34,10 +35,11 @@ MANIFEST: Final = "manifest.json"
 MODEL: Final = "model.onnx"
 CALIBRATION: Final = "calibration.npz"
 SCORE: Final = "score.npz"
+RADIUS: Final = "radius.npz"
 GOLDEN: Final = "golden.npz"
 REPORT: Final = "report"
 SEALED: Final = (MODEL, CALIBRATION, GOLDEN)
-"""Files of every bundle. `SCORE` is sealed, too, where there is one."""
+"""Files of every bundle. `SCORE` and `RADIUS` are sealed, too, where there are some."""
 
 GOLDEN_ROWS: Final = 64
 
@@ -48,8 +50,9 @@ class CalibrationArrays:
 
     Attributes:
         scores: Shape (n,), float32: nonconformity of held-out clean data by the exported graph, ascending. Where there
-            are groups: one group after another, in the order of the manifest, ascending within each.
-        histograms: For each diagnostic its (edges (k + 1,), counts (k,)) on the same data.
+            are groups: one group after another, in the order of the manifest, ascending within each. Where inputs are
+            optional: shape (G · n,), one presence case after another likewise.
+        histograms: For each diagnostic its (edges (k + 1,), counts (k,)) on the same data, with all inputs.
         training_rows: Digests (`softrisk_core.rows`) of the rows that the model has seen, if known; else empty.
         calibration_rows: Digests of the calibration rows, shape (n,).
         fit_rows: Digests of rows that a score or a twin was fitted on, and that therefore calibrate nothing; empty
@@ -117,7 +120,7 @@ class Bundle:
         except KeyError as error:
             raise BundleError(f"{self.folder / CALIBRATION}: the array {error} is missing") from error
         facts = self.manifest.calibration
-        if calibration.scores.shape != (facts.n,) or calibration.id != facts.id:
+        if calibration.scores.shape != (facts.n * len(self.manifest.cases),) or calibration.id != facts.id:
             raise BundleError(f"{self.folder / CALIBRATION}: the scores are not those of calibration {facts.id}")
         return calibration
 
@@ -135,6 +138,20 @@ class Bundle:
             return recipe.load(arrays, probes)
         except KeyError as error:
             raise BundleError(f"{self.folder / SCORE}: the array {error} is missing") from error
+
+    def lipschitz(self) -> dict[RadiusKind, NDArray[np.float64]]:
+        """The Lipschitz constants behind the radii, (inputs, C, C) for each kind (`softrisk_core.radius`); may be none.
+
+        Raises:
+            BundleError: If they are missing or damaged.
+        """
+        if self.manifest.radius is None:
+            return {}
+        arrays = _read_arrays(self.folder / RADIUS)
+        try:
+            return {kind: arrays[kind] for kind in self.manifest.radius.kinds}
+        except KeyError as error:
+            raise BundleError(f"{self.folder / RADIUS}: the array {error} is missing") from error
 
     def golden(self) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
         """Inputs and outputs of `golden.npz`, by name, `GOLDEN_ROWS` rows each.
@@ -163,6 +180,14 @@ def write_score(path: Path, score: Score) -> None:
             np.savez_compressed(file, allow_pickle=False, **score.arrays)
 
 
+def write_lipschitz(path: Path, lipschitz: Mapping[RadiusKind, NDArray[np.float64]]) -> None:
+    """Write `radius.npz`, if there are radii."""
+    if lipschitz:
+        arrays: dict[str, NDArray[Any]] = {str(kind): constants for kind, constants in lipschitz.items()}
+        with path.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
 def file_entry(path: Path) -> FileEntry:
     """Digest and size of a file."""
     digest = sha256()
@@ -184,7 +209,7 @@ def load_bundle(folder: Path) -> Bundle:
     """
     manifest = _read_manifest(folder)
     fitted = find_score(manifest.nonconformity.score).needs != "nothing"
-    for name in (*SEALED, *((SCORE,) if fitted else ())):
+    for name in (*SEALED, *((SCORE,) if fitted else ()), *((RADIUS,) if manifest.radius is not None else ())):
         if name not in manifest.files:
             raise BundleError(f"{folder / MANIFEST}: the entry of {name} is missing")
     for name, entry in manifest.files.items():

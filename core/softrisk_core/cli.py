@@ -37,11 +37,25 @@ class Command:
 
 COMMANDS: Final = (
     Command("train", "softrisk_training.cli", "training", "Train a classifier whose softmax betrays attacks."),
+    Command(
+        "train-multimodal", "softrisk_training.cli_multimodal", "training", "Train a classifier of image and recording."
+    ),
+    Command(
+        "train-captions", "softrisk_training.cli_captions", "training", "Train a model that describes scenes in words."
+    ),
     Command("export", "softrisk_export.cli_export", "export", "Turn a checkpoint or an ONNX file into a bundle."),
     Command("calibrate", "softrisk_export.cli_calibrate", "export", "Make a new version from your own clean data."),
     Command("inspect", "softrisk_core.cli_inspect", "", "Show what is in a bundle."),
     Command("evaluate", "softrisk_evaluation.cli", "evaluation", "Attack a bundle and say what its flag is worth."),
     Command("experiment", "softrisk_evaluation.cli_experiment", "evaluation", "Measure what the losses are worth."),
+    Command("explain", "softrisk_evaluation.cli_explain", "evaluation", "Take the answer to an image apart."),
+    Command(
+        "experiment-multimodal",
+        "softrisk_evaluation.cli_multimodal",
+        "evaluation",
+        "Measure classifiers of image and recording.",
+    ),
+    Command("visualize", "softrisk_evaluation.cli_visualize", "evaluation", "Show what a classifier has learnt."),
     Command("serve", "softrisk_service.cli", "service", "Serve a model repository over HTTP."),
     Command("keys", "softrisk_service.cli_keys", "service", "Make the API keys of a service."),
     Command("predict", "softrisk_client.cli", "client", "Send images to a running service."),

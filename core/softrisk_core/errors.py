@@ -6,6 +6,7 @@ SoftriskError
 │   └── ModelNotFoundError no such model or version in a repository
 ├── CalibrationError       a calibration cannot keep the promise asked of it
 ├── ImageError             bytes that are not an image we accept
+├── AudioError             bytes that are not a recording we accept
 └── MissingExtraError      an optional part of the installation is absent
 ```
 
@@ -32,6 +33,10 @@ class CalibrationError(SoftriskError):
 
 class ImageError(SoftriskError):
     """Encoded bytes are not an image that can become a model input."""
+
+
+class AudioError(SoftriskError):
+    """Encoded bytes are not a recording that can become a model input."""
 
 
 class MissingExtraError(SoftriskError):

@@ -1,9 +1,10 @@
 """Calibration groups: which calibration scores an input is compared with.
 
-The input's predicted label decides. In the marginal case there is one group for all labels; otherwise a label that is
-predicted often enough has a group of its own, and all others share one, so that each group can flag (Mondrian
-conformal prediction: Vovk, Gammerman and Shafer, *Algorithmic Learning in a Random World*). A class whose group could
-not flag would be a hole that an attacker steers to.
+A key of the input decides (Mondrian conformal prediction: Vovk, Gammerman and Shafer, *Algorithmic Learning in a Random
+World*). It is its predicted label, or its presence case (`softrisk_core.presence`), and then each case is a group. In
+the marginal case there is one group for all labels; otherwise a label that is predicted often enough has a group of its
+own, and all others share one, so that each group can flag. A class whose group could not flag would be a hole that an
+attacker steers to.
 """
 
 import math
@@ -29,11 +30,11 @@ class Grouping:
     """The groups of a calibration.
 
     Attributes:
-        of_label: The group of each label, shape (C,).
+        of_key: The group of each key, shape (K,): of each label, or of each case.
         sizes: Number of calibration scores of each group, shape (G,).
     """
 
-    of_label: tuple[int, ...]
+    of_key: tuple[int, ...]
     sizes: tuple[int, ...]
 
     @classmethod
@@ -41,33 +42,38 @@ class Grouping:
         """One group for all of C labels, with n scores."""
         return cls((0,) * classes, (n,))
 
+    @classmethod
+    def by_case(cls, n: int, cases: int) -> Self:
+        """A group of n scores for each presence case."""
+        return cls(tuple(range(cases)), (n,) * cases)
+
     @property
     def is_marginal(self) -> bool:
-        """Whether there is one group for all labels."""
+        """Whether there is one group for all keys."""
         return len(self.sizes) == 1
 
     @property
-    def size_of_label(self) -> tuple[int, ...]:
-        """Number of calibration scores that an input with each label is compared with, shape (C,)."""
-        return tuple(self.sizes[group] for group in self.of_label)
+    def size_of_key(self) -> tuple[int, ...]:
+        """Number of calibration scores that an input with each key is compared with, shape (K,)."""
+        return tuple(self.sizes[group] for group in self.of_key)
 
-    def labels(self, group: int) -> tuple[int, ...]:
-        """The labels of a group, ascending."""
-        return tuple(label for label, each in enumerate(self.of_label) if each == group)
+    def keys(self, group: int) -> tuple[int, ...]:
+        """The keys of a group, ascending."""
+        return tuple(key for key, each in enumerate(self.of_key) if each == group)
 
-    def groups(self, labels: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
-        """The group of each row, by its predicted label; both of shape (B,)."""
-        groups: NDArray[np.int64] = np.array(self.of_label)[labels]
+    def groups(self, keys: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+        """The group of each row, by its key; both of shape (B,)."""
+        groups: NDArray[np.int64] = np.array(self.of_key)[keys]
         return groups
 
-    def sort(self, scores: NDArray[np.float32], labels: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+    def sort(self, scores: NDArray[np.float32], keys: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """Scores of calibration rows as they are kept: group after group, ascending within each.
 
         Args:
             scores: Shape (n,).
-            labels: Predicted labels of the rows, shape (n,).
+            keys: Of the rows, shape (n,).
         """
-        groups = self.groups(labels)
+        groups = self.groups(keys)
         return np.concatenate([np.sort(scores[groups == group]) for group in range(len(self.sizes))])
 
     def split(self, sorted_scores: NDArray[np.float32]) -> list[NDArray[np.float32]]:
@@ -75,27 +81,27 @@ class Grouping:
         return np.split(sorted_scores, np.cumsum(self.sizes)[:-1])
 
     def ranks(
-        self, scores: NDArray[np.floating], labels: NDArray[np.integer[Any]], sorted_scores: NDArray[np.float32]
+        self, scores: NDArray[np.floating], keys: NDArray[np.integer[Any]], sorted_scores: NDArray[np.float32]
     ) -> NDArray[np.int64]:
         """Conformal ranks, each among the scores of its row's group.
 
         Args:
             scores: Shape (B,).
-            labels: Predicted labels of the rows, shape (B,).
+            keys: Of the rows, shape (B,).
             sorted_scores: Calibration scores as they are kept, shape (n,).
 
         Returns:
             Shape (B,), each in 1 … n_g + 1 with the size n_g of the row's group.
         """
-        groups = self.groups(labels)
+        groups = self.groups(keys)
         found = np.empty(len(scores), np.int64)
         for group, own in enumerate(self.split(sorted_scores)):
             found[groups == group] = ranks(scores[groups == group], own)
         return found
 
-    def p_values(self, ranks: NDArray[np.integer[Any]], labels: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
-        """p-values of ranks in the groups of their rows' labels, all of shape (B,). Equal ones are equal floats."""
-        p_values: NDArray[np.float64] = ranks / (np.array(self.size_of_label)[labels] + 1)
+    def p_values(self, ranks: NDArray[np.integer[Any]], keys: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
+        """p-values of ranks in the groups of their rows' keys, all of shape (B,). Equal ones are equal floats."""
+        p_values: NDArray[np.float64] = ranks / (np.array(self.size_of_key)[keys] + 1)
         return p_values
 
     def check_alpha(self, alpha: float, guarantee: Guarantee = "marginal") -> None:
@@ -112,14 +118,14 @@ class Grouping:
             raise CalibrationError(f"in the smallest of {len(self.sizes)} calibration groups, {error}") from error
 
     def rank_limits(self, alpha: float, guarantee: Guarantee = "marginal") -> tuple[int, ...]:
-        """Largest flagged rank of an input with each label, shape (C,): flagged ⇔ rank ≤ that of its label.
+        """Largest flagged rank of an input with each key, shape (K,): flagged ⇔ rank ≤ that of its key.
 
         Raises:
             CalibrationError: If α is out of range, or one of the groups is too small for it.
         """
         self.check_alpha(alpha, guarantee)
         limits = [rank_limit(alpha, n, guarantee) for n in self.sizes]
-        return tuple(limits[group] for group in self.of_label)
+        return tuple(limits[group] for group in self.of_key)
 
 
 def group_by_class(labels: NDArray[np.integer[Any]], classes: int, alpha: float) -> Grouping:

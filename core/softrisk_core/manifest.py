@@ -1,35 +1,28 @@
-"""`manifest.json`: what a bundle is, formats 1 to 3.
+"""`manifest.json`: what a bundle is, formats 1 to 4.
 
 The format is an integer. It is raised whenever a field is added, removed or changes its meaning; a reader accepts
 its own format and older ones, and refuses a newer one with the version that wrote it. Unknown fields are refused, so
 that nothing in a manifest is silently ignored. `model.precision` is younger than format 1 and left out wherever it says
 nothing new. Format 2 has scores other than one side of a diagnostic, format 3 calibration groups, scores of
-features, scores that were fitted to attacks, and probes; every bundle is written in the oldest format that can say what
-it is.
+features, scores that were fitted to attacks, and probes, format 4 recordings, optional inputs and radii; every bundle
+is written in the oldest format that can say what it is.
 """
 
 from datetime import datetime
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, field_validator, model_validator
 
 from softrisk_core.conformal import check_alpha, confident_rank, marginal_rank
 from softrisk_core.diagnostics import DIAGNOSTICS
 from softrisk_core.errors import CalibrationError
 from softrisk_core.groups import Grouping
-from softrisk_core.probes import PROBES
-from softrisk_core.scores.catalogue import find_score
+from softrisk_core.part import Part, Positive
+from softrisk_core.presence import presence_cases
+from softrisk_core.score_facts import Nonconformity
 
 FORMAT: Final = "softrisk-bundle"
-FORMAT_VERSION: Final = 3
+FORMAT_VERSION: Final = 4
 """The newest that is read."""
 
 NAME_PATTERN: Final = r"[A-Za-z0-9][A-Za-z0-9._-]*"
@@ -50,18 +43,19 @@ OUTPUTS: Final = (
 FEATURES: Final = "softrisk/features"
 """A further output of `model.onnx` where the score reads them: FP32 (batch, D). The service does not give them away."""
 
+RADII: Final = ("certified_radius", "estimated_radius")
+"""Further outputs where the classifier has a Lipschitz bound (`softrisk_core.radius`): FP32 (batch,), ≥ 0. A model of
+several inputs has each also for every input, as `certified_radius_<input>`."""
+
+RadiusKind = Literal["certified", "estimated"]
+
 Precision = Literal["fp32", "fp16", "int8"]
 FULL_PRECISION: Final = "fp32"
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Positive = Annotated[int, Field(gt=0)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ImageInput(_Part):
+class ImageInput(Part):
     """How an encoded image becomes this input: decoded, converted, resized, value = pixel / 255."""
 
     mode: Literal["L", "RGB"]
@@ -71,8 +65,22 @@ class ImageInput(_Part):
     resample: Literal["bilinear"] = "bilinear"
 
 
-class InputSpec(_Part):
+class AudioInput(Part):
+    """How an encoded recording becomes this input: a WAV file with one channel, values in [−1, 1].
+
+    A shorter recording is followed by zeros, up to the length that the input's shape tells.
+    """
+
+    sample_rate: Positive
+    """Samples a second. Recordings of another rate are refused, not resampled."""
+    longer: Literal["refuse", "crop"] = "refuse"
+    """What happens to a longer recording: `crop` takes its beginning."""
+
+
+class InputSpec(Part):
     """One input of `model.onnx`."""
+
+    unsaid = frozenset({"audio", "optional"})
 
     name: str
     datatype: Literal["FP32"] = "FP32"
@@ -82,6 +90,11 @@ class InputSpec(_Part):
     """Least and greatest valid value; None where it is not known (a foreign model)."""
     image: ImageInput | None = None
     """Present if encoded images are accepted for this input."""
+    audio: AudioInput | None = None
+    """Present if encoded recordings are accepted for this input."""
+    optional: bool = False
+    """Whether the input may be left out. It is zero then, and so is every input that is zero taken for left out: the
+    instance is compared with calibration rows that lack the same inputs (`softrisk_core.presence`)."""
 
     @model_validator(mode="after")
     def _shape_has_a_batch_axis(self) -> "InputSpec":
@@ -89,14 +102,61 @@ class InputSpec(_Part):
             raise ValueError(f"shape must be -1 followed by positive sizes, got {list(self.shape)}")
         return self
 
+    @model_validator(mode="after")
+    def _recordings_have_one_channel(self) -> "InputSpec":
+        if self.audio is not None and (self.image is not None or self.shape[1:-1] not in ((), (1,))):
+            raise ValueError(f"recordings have one channel, shape (-1, n) or (-1, 1, n), got {list(self.shape)}")
+        return self
+
     @property
     def instance_shape(self) -> tuple[int, ...]:
         """Shape of one instance, without the batch axis."""
         return self.shape[1:]
 
+    @property
+    def format_version(self) -> Literal[1, 4]:
+        """The oldest format that can say it."""
+        return 4 if self.audio is not None or self.optional else 1
 
-class ModelFacts(_Part):
+
+class RadiusFacts(Part):
+    """The radius within which the label cannot change, an output of the graph (`softrisk_core.radius`).
+
+    It says nothing about the flag: an input within the radius has the same label, but can have another p-value.
+    """
+
+    norm: Literal["l2"] = "l2"
+    """In which changes are measured: over all inputs together, or, in the outputs of one input, of that input alone."""
+    spaces: dict[str, str]
+    """For each input what is changed: `pixels`; `log-mel` where a front end before that is outside the bound."""
+    kinds: Annotated[tuple[RadiusKind, ...], Field(min_length=1)]
+    """`certified`: proved by a Lipschitz bound. `estimated`: from the largest slope that was seen; proves nothing."""
+    rounding: Annotated[float, Field(ge=0)] = 0.0
+    """How far a logit can be from the exact one; certified radii allow for it (`softrisk_core.radius`)."""
+
+    @field_validator("kinds")
+    @classmethod
+    def _kinds_in_order(cls, kinds: tuple[RadiusKind, ...]) -> tuple[RadiusKind, ...]:
+        if list(kinds) != sorted(set(kinds)):
+            raise ValueError(f"kinds are certified, estimated or both, in this order, got {', '.join(kinds)}")
+        return kinds
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Outputs of `model.onnx`, in order: for each kind the radius, and with several inputs that of each."""
+        inputs = [f"_{name}" for name in self.spaces] if len(self.spaces) > 1 else []
+        return tuple(f"{kind}_radius{of}" for kind in self.kinds for of in ("", *inputs))
+
+    @property
+    def format_version(self) -> Literal[4]:
+        """The oldest format that can say it."""
+        return 4
+
+
+class ModelFacts(Part):
     """Where the classifier comes from."""
+
+    unsaid = frozenset({"precision"})
 
     origin: Literal["checkpoint", "onnx"]
     architecture: str | None = None
@@ -110,148 +170,8 @@ class ModelFacts(_Part):
     precision: Precision = FULL_PRECISION
     """In which the classifier computes; the diagnosis always does in FP32. Written only where it is reduced."""
 
-    @model_serializer(mode="wrap")
-    def _full_precision_goes_without_saying(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # A reader from before twins refuses the field, but can read every bundle that has none.
-        fields: dict[str, Any] = handler(self)
-        if self.precision == FULL_PRECISION:
-            del fields["precision"]
-        return fields
 
-
-class GatePoint(_Part):
-    """What probing a share of the traffic costs and brings."""
-
-    passes: Annotated[float, Field(ge=1)]
-    """Forward passes for a clean input, nominally: 1 + share · P for the share that the gate was made to leave
-    undecided, and P probes."""
-    worst: Annotated[float, Field(ge=0, le=1)]
-    """Detected share of an attack at 5 % false alarms: of the attack where it is least, and …"""
-    mean: Annotated[float, Field(ge=0, le=1)]
-    """… on average."""
-
-
-class ProbeFacts(_Part):
-    """When and how inputs are probed."""
-
-    mode: Literal["auto", "always"]
-    """`auto`: where the score without probes is undecided."""
-    names: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Some of `softrisk_core.probes.PROBES`: declared to keep the labels of this model's inputs."""
-    passes: Annotated[float, Field(ge=1)]
-    """Forward passes for a clean input, on average over the calibration rows."""
-    curve: tuple[GatePoint, ...] = ()
-    """Among which gates `auto` was chosen, on rows of their own, each attack judged without its family.
-
-    With one family there is none to leave out: then the curve says nothing about attacks of another.
-    """
-
-    @field_validator("names")
-    @classmethod
-    def _probes_are_known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        if names != tuple(name for name in PROBES if name in names):
-            raise ValueError(f"probes are some of {', '.join(PROBES)}, in this order, got {', '.join(names)}")
-        return names
-
-
-class Candidate(_Part):
-    """A score that could have been chosen."""
-
-    score: str
-    worst: Annotated[float, Field(ge=0, le=1)]
-    """Detected share of an attack at 5 % false alarms: of the attack where it is least."""
-    attack: str
-    """That attack."""
-    mean: Annotated[float, Field(ge=0, le=1)]
-    """The same on average over all attacks."""
-
-
-class Choice(_Part):
-    """Among what a score was chosen, and by what.
-
-    Each attack was judged by scores that were fitted without any of its family, on rows that fitted nothing; the score
-    with the largest `worst` was taken, among equal ones that with the largest `mean`. In the mode `auto` the score
-    `probed` was judged behind its gate.
-    """
-
-    rows: Positive
-    """Clean ones that fixed the limit of each score."""
-    families: tuple[str, ...]
-    candidates: Annotated[tuple[Candidate, ...], Field(min_length=1)]
-
-
-class Nonconformity(_Part):
-    """The score whose rank is the risk. What was fitted for it is in `score.npz`.
-
-    One side of one diagnostic is written as `{"diagnostic": …, "strange": "low" | "high"}`, as in format 1; any other
-    score as `{"score": …}`, from format 3 on with what it was fitted to and chosen among, and its probes.
-    """
-
-    score: str
-    families: tuple[str, ...] = ()
-    """Of the attacks that it was fitted to; none for what needs no attacks."""
-    probes: ProbeFacts | None = None
-    choice: Choice | None = None
-    """None where somebody named the score."""
-    features: Annotated[str, Field(min_length=1)] | None = None
-    """The classifier's own name for the tensor whose values the score reads; None where it reads logits."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_side_of_a_diagnostic(cls, fields: Any) -> Any:
-        if isinstance(fields, dict) and {"diagnostic", "strange"} <= fields.keys():
-            if fields["strange"] not in ("low", "high"):
-                raise ValueError(f"strange must be 'low' or 'high', got {fields['strange']!r}")
-            score = f"{fields['diagnostic']}:{fields['strange']}"
-            return {"score": score, **{key: fields[key] for key in fields.keys() - {"diagnostic", "strange"}}}
-        return fields
-
-    @field_validator("score")
-    @classmethod
-    def _score_is_known(cls, name: str) -> str:
-        try:
-            find_score(name)
-        except CalibrationError as error:
-            raise ValueError(str(error)) from error
-        return name
-
-    @model_validator(mode="after")
-    def _probes_belong_to_the_score(self) -> "Nonconformity":
-        if (self.probes is not None) != (self.score == "probed"):
-            raise ValueError("the score 'probed' has probes, and no other")
-        return self
-
-    @model_validator(mode="after")
-    def _features_belong_to_the_score(self) -> "Nonconformity":
-        if (self.features is not None) != (find_score(self.score).needs == "features"):
-            raise ValueError("scores of features name their tensor, and no other does")
-        return self
-
-    @model_serializer(mode="wrap")
-    def _as_it_always_was(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        fields: dict[str, Any] = {name: value for name, value in handler(self).items() if value}
-        diagnostic, _, side = self.score.partition(":")
-        if side in ("low", "high"):
-            del fields["score"]
-            return {"diagnostic": diagnostic, "strange": side, **fields}
-        return fields
-
-    @property
-    def format_version(self) -> Literal[1, 2, 3]:
-        """The oldest format that can say it."""
-        if self.families or self.probes or self.choice or find_score(self.score).needs in ("features", "attacks"):
-            return 3
-        return 1 if self.score.endswith((":low", ":high")) else 2
-
-    def __str__(self) -> str:
-        diagnostic, _, side = self.score.partition(":")
-        name = {"low": f"−{diagnostic}", "high": diagnostic}.get(side, self.score)
-        if self.features is not None:
-            return f"{name} of {self.features}"
-        return name if self.probes is None else f"{name}, {self.probes.mode}: {', '.join(self.probes.names)}"
-
-
-class Level(_Part):
+class Level(Part):
     """A false-alarm rate with its largest flagged ranks; 0 where the calibration is too small for it."""
 
     alpha: float
@@ -259,7 +179,7 @@ class Level(_Part):
     confident_rank: int
 
 
-class CalibrationGroup(_Part):
+class CalibrationGroup(Part):
     """The calibration rows that inputs with some predicted labels are compared with, and with no others."""
 
     labels: Annotated[tuple[int, ...], Field(min_length=1)]
@@ -267,12 +187,19 @@ class CalibrationGroup(_Part):
     levels: tuple[Level, ...]
 
 
-class CalibrationFacts(_Part):
-    """What the p-value compares with."""
+class CalibrationFacts(Part):
+    """What the p-value compares with.
+
+    Where inputs are optional, each presence case (`Manifest.cases`) has a calibration of its own, on the same n rows: n
+    and the levels are those of each case.
+    """
+
+    unsaid = frozenset({"groups"})
 
     id: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
     """First 16 hexadecimal digits of the SHA-256 of the float32 scores as they lie in `calibration.npz`."""
     n: Positive
+    """Rows."""
     alpha: float
     """The default false-alarm rate: the one behind the graph's output `flagged`."""
     levels: tuple[Level, ...]
@@ -297,28 +224,20 @@ class CalibrationFacts(_Part):
                     raise ValueError(f"the ranks at alpha = {level.alpha} are not those of n = {n}: {expected}")
         return self
 
-    @model_serializer(mode="wrap")
-    def _one_group_goes_without_saying(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # A reader from before groups refuses the field, but can read every bundle that has none.
-        fields: dict[str, Any] = handler(self)
-        if not self.groups:
-            del fields["groups"]
-        return fields
-
     @property
     def format_version(self) -> Literal[1, 3]:
         """The oldest format that can say it."""
         return 3 if self.groups else 1
 
 
-class Tolerance(_Part):
+class Tolerance(Part):
     """Allowed difference between implementations: |a − b| ≤ absolute + relative · |b|."""
 
     absolute: Annotated[float, Field(ge=0)]
     relative: Annotated[float, Field(ge=0)]
 
 
-class Parity(_Part):
+class Parity(Part):
     """How far `model.onnx` was found from its two references when it was exported."""
 
     tolerance: Tolerance
@@ -330,18 +249,20 @@ class Parity(_Part):
     """Largest absolute difference of a diagnostic, or of the score, from the float64 NumPy reference."""
 
 
-class FileEntry(_Part):
+class FileEntry(Part):
     """A sealed file."""
 
     sha256: Sha256
     bytes: Annotated[int, Field(ge=0)]
 
 
-class Manifest(_Part):
+class Manifest(Part):
     """The whole of `manifest.json`."""
 
+    unsaid = frozenset({"radius"})
+
     format: Literal["softrisk-bundle"] = FORMAT
-    format_version: Literal[1, 2, 3]
+    format_version: Literal[1, 2, 3, 4]
     name: Annotated[str, Field(pattern=rf"^{NAME_PATTERN}$")]
     version: Positive
     created_at: datetime
@@ -352,6 +273,8 @@ class Manifest(_Part):
     model: ModelFacts
     nonconformity: Nonconformity
     calibration: CalibrationFacts
+    radius: RadiusFacts | None = None
+    """None where the classifier has no Lipschitz bound."""
     parity: Parity
     files: dict[str, FileEntry]
     """Every file of the bundle but the manifest itself and `report/`."""
@@ -364,6 +287,22 @@ class Manifest(_Part):
             raise ValueError(f"the score {self.nonconformity.score!r} needs format {needed}, not {self.format_version}")
         if self.format_version < self.calibration.format_version:
             raise ValueError(f"calibration groups need format 3, not {self.format_version}")
+        newer = [f"the input {spec.name!r}" for spec in self.inputs if spec.format_version > self.format_version]
+        if newer or (self.radius is not None and self.format_version < self.radius.format_version):
+            raise ValueError(f"{newer[0] if newer else 'a radius'} needs format 4, not {self.format_version}")
+        return self
+
+    @model_validator(mode="after")
+    def _parts_fit_the_inputs(self) -> "Manifest":
+        names = [spec.name for spec in self.inputs]
+        if len(set(names)) < len(names):
+            raise ValueError(f"inputs must have different names, got {', '.join(names)}")
+        if len(self.cases) > 1 and self.calibration.groups:
+            raise ValueError("a calibration has groups by label, or optional inputs, not both")
+        if len(names) == 1 and self.inputs[0].optional:
+            raise ValueError(f"the only input, {names[0]!r}, cannot be optional")
+        if self.radius is not None and list(self.radius.spaces) != names:
+            raise ValueError(f"the spaces of the radius are those of the inputs {', '.join(names)}, in this order")
         return self
 
     @model_validator(mode="after")
@@ -374,8 +313,24 @@ class Manifest(_Part):
         return self
 
     @property
+    def cases(self) -> tuple[tuple[str, ...], ...]:
+        """Names of the inputs that are present in each presence case, in the order of their calibration scores.
+
+        The first has all inputs; it is the only one where none is optional.
+        """
+        return presence_cases({spec.name: spec.optional for spec in self.inputs})
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """`OUTPUTS`, and what this bundle adds to them: its radii."""
+        return OUTPUTS if self.radius is None else (*OUTPUTS, *self.radius.outputs)
+
+    @property
     def grouping(self) -> Grouping:
-        """The calibration groups: one in the marginal case."""
+        """The calibration groups by predicted label: one in the marginal case.
+
+        Presence cases make no difference to it: each has n rows, so that ranks mean the same in all of them.
+        """
         groups = self.calibration.groups
         if not groups:
             return Grouping.marginal(self.calibration.n, len(self.classes))

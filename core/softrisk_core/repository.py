@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from softrisk_core.bundle import MANIFEST, SCORE, SEALED, Bundle, file_entry, load_bundle
+from softrisk_core.bundle import MANIFEST, RADIUS, SCORE, SEALED, Bundle, file_entry, load_bundle
 from softrisk_core.errors import BundleError, ModelNotFoundError
 from softrisk_core.manifest import NAME_PATTERN, Manifest
 
@@ -129,7 +129,8 @@ class Draft:
         missing = [name for name in SEALED if not (self.folder / name).is_file()]
         if missing:
             raise BundleError(f"version {self.version} of {self.name} cannot be sealed without {', '.join(missing)}")
-        files = {name: file_entry(self.folder / name) for name in (*SEALED, SCORE) if (self.folder / name).is_file()}
+        sealed = (*SEALED, SCORE, RADIUS)
+        files = {name: file_entry(self.folder / name) for name in sealed if (self.folder / name).is_file()}
         document = manifest.model_copy(update={"files": files}).model_dump_json(indent=2)
         (self.folder / MANIFEST).write_text(document + "\n", encoding="utf-8")
         load_bundle(self.folder)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from softrisk_attacks.attack import Attack, run_attack
 from softrisk_attacks.suite import calibration_attacks
-from softrisk_export.source import Logits
+from softrisk_export.source import Answers
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Attacker:
     gradients: bool
 
     @classmethod
-    def by_queries(cls, logits: Logits) -> "Attacker":
+    def by_queries(cls, logits: Answers) -> "Attacker":
         """An attacker of whom nothing is known but what it answers."""
         return cls(_Answering(logits), gradients=False)
 
@@ -69,7 +69,7 @@ class Attacker:
 
 
 class _Answering(nn.Module):
-    def __init__(self, logits: Logits) -> None:
+    def __init__(self, logits: Answers) -> None:
         super().__init__()
         self._logits = logits
 

@@ -26,6 +26,7 @@ def calibration_arrays(
     outputs: Outputs,
     score: str,
     grouping: Grouping,
+    keys: NDArray[np.int64],
     *,
     rows: NDArray[np.uint64],
     fit_rows: NDArray[np.uint64],
@@ -34,9 +35,11 @@ def calibration_arrays(
     """Scores and reference histograms of clean data.
 
     Args:
-        outputs: Of the graph with diagnostics and score, n rows.
+        outputs: Of the graph with diagnostics and score, n rows; for several presence cases one after the other, the
+            case with all inputs first.
         score: Its name.
         grouping: Which of the scores belong together.
+        keys: By which they do, one for each row of the outputs.
         rows: Digests of the n rows.
         fit_rows: Digests of the rows that score or twin were fitted on.
         seen_rows: Digests of the rows that the model has seen in training.
@@ -66,8 +69,8 @@ def calibration_arrays(
             f"strange; choose another score: {KINDS}"
         )
     return CalibrationArrays(
-        scores=grouping.sort(values, outputs["label"]),
-        histograms={name: _histogram(outputs[name].astype(np.float64)) for name in DIAGNOSTICS},
+        scores=grouping.sort(values, keys),
+        histograms={name: _histogram(outputs[name][: rows.size].astype(np.float64)) for name in DIAGNOSTICS},
         training_rows=seen_rows,
         calibration_rows=rows,
         fit_rows=fit_rows,
@@ -93,7 +96,7 @@ def calibration_facts(arrays: CalibrationArrays, grouping: Grouping, alpha: floa
 
     Args:
         arrays: The calibration.
-        grouping: Which of its scores belong together.
+        grouping: Which of its scores belong together, by label; presence cases need not be told.
         alpha: The default false-alarm rate, in [1/(n + 1), 1) for each group.
         data: Which clean data, for people.
     """
@@ -105,11 +108,11 @@ def calibration_facts(arrays: CalibrationArrays, grouping: Grouping, alpha: floa
             if marginal_rank(level, n) >= 1
         )
 
-    n = arrays.scores.size
+    n = arrays.calibration_rows.size
     if grouping.is_marginal:
         return CalibrationFacts(id=arrays.id, n=n, alpha=alpha, levels=levels(n), data=data)
     groups = tuple(
-        CalibrationGroup(labels=grouping.labels(group), n=size, levels=levels(size))
+        CalibrationGroup(labels=grouping.keys(group), n=size, levels=levels(size))
         for group, size in enumerate(grouping.sizes)
     )
     return CalibrationFacts(id=arrays.id, n=n, alpha=alpha, levels=(), data=data, groups=groups)

@@ -1,8 +1,10 @@
 """From a checkpoint to a source. Of this room only this module and `attackers` import torch."""
 
 import importlib
+import inspect
 import logging
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -15,9 +17,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from softrisk_core.errors import CalibrationError
-from softrisk_core.manifest import ImageInput, InputSpec, ModelFacts, Tolerance
+from softrisk_core.manifest import ModelFacts, Tolerance
+from softrisk_core.rows import Inputs
 from softrisk_export.graph import with_diagnostics
-from softrisk_export.source import CleanRows, Source
+from softrisk_export.source import CleanRows, Logits, Source, image_input
 from softrisk_training.checkpoint import Checkpoint, build_model, load_checkpoint, training_data
 from softrisk_training.data import absolute_location, load_images
 
@@ -44,23 +47,12 @@ def checkpoint_source(path: Path, calibration: str | None) -> tuple[Source, Clea
     """
     checkpoint = load_checkpoint(path)
     model = build_model(checkpoint)
-    channels, height, width = checkpoint.input_shape
     settings = ", ".join(f"{name}={value}" for name, value in checkpoint.loss_settings.items())
 
-    def logits(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            values: NDArray[np.float32] = model(torch.from_numpy(inputs)).numpy()
-        return values
-
     source = Source(
-        model=with_diagnostics(export_logits(model, checkpoint.input_shape), len(checkpoint.classes)),
-        logits=logits,
-        input=InputSpec(
-            name=INPUT,
-            shape=(-1, channels, height, width),
-            domain=(0.0, 1.0),
-            image=ImageInput(mode="L" if channels == 1 else "RGB", size=(height, width)),
-        ),
+        model=with_diagnostics(export_logits(model, {INPUT: checkpoint.input_shape}), len(checkpoint.classes)),
+        logits=logits_of(model),
+        inputs=(image_input(INPUT, checkpoint.input_shape),),
         classes=checkpoint.classes,
         facts=ModelFacts(
             origin="checkpoint",
@@ -95,9 +87,8 @@ def checkpoint_gradients(source: Source, path: Path, sample: NDArray[np.float32]
     model = build_model(checkpoint).eval()
     alike = (checkpoint.input_shape, len(checkpoint.classes)) == (sample.shape[1:], len(source.classes))
     if alike:
-        with torch.inference_mode():
-            own = model(torch.from_numpy(sample)).numpy()
-        alike = np.allclose(own, source.logits(sample), tolerance.relative, tolerance.absolute)
+        inputs = {source.input.name: sample}
+        alike = np.allclose(logits_of(model)(inputs), source.logits(inputs), tolerance.relative, tolerance.absolute)
     if not alike:
         raise CalibrationError(f"{path} is another classifier than the one that is calibrated: give its own checkpoint")
     return replace(
@@ -114,28 +105,44 @@ def gradient_attacker(model: nn.Module) -> "Attacker":
     return Attacker(model, gradients=True)
 
 
-def export_logits(model: nn.Module, input_shape: tuple[int, ...]) -> onnx.ModelProto:
+def logits_of(model: nn.Module) -> Logits:
+    """A torch module, in eval mode, as a source has it: its arguments are the inputs in their order."""
+
+    def logits(inputs: Inputs) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            values: NDArray[np.float32] = model(*map(torch.from_numpy, inputs.values())).numpy()
+        return values
+
+    return logits
+
+
+def export_logits(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> onnx.ModelProto:
     """A logits-only graph of a torch module, in eval mode, with a dynamic batch axis.
 
     Args:
-        model: float32 (B, *input_shape) → logits (B, C).
-        input_shape: Of one instance.
+        model: float32 (B, …), one argument for each input → logits (B, C).
+        shapes: Of one instance of each input, in their order, by the name that the graph gives it.
     """
     # It announces which optional packages it does without.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     # The exporter would import it on the way, and turn a Ctrl-C in that second into a failure of its own.
     importlib.import_module("torch._dynamo")
     # Two rows, because torch.export takes a size of 1 for a constant.
-    example = torch.zeros(2, *input_shape)
+    examples = tuple(torch.zeros(2, *shape) for shape in shapes.values())
+    batch = torch.export.Dim("batch")
+    dynamic = tuple({0: batch} for _ in examples)
+    parameters = inspect.signature(model.forward).parameters.values()
+    takes_any_number = any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters)
     with warnings.catch_warnings():
         # Of the exporter's own making, nothing that a user could act on; parity is checked afterwards.
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             model.eval(),
-            (example,),
-            input_names=[INPUT],
+            examples,
+            input_names=list(shapes),
             output_names=["logits"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            # To torch.export, `*inputs` is a single argument.
+            dynamic_shapes=(dynamic,) if takes_any_number else dynamic,
             opset_version=OPSET,
             dynamo=True,
             external_data=False,
@@ -159,6 +166,6 @@ def calibration_rows(path: Path) -> CleanRows:
 def _clean_rows(checkpoint: Checkpoint, path: Path, calibration: str | None) -> CleanRows:
     own = absolute_location(checkpoint.data_location)
     if calibration is not None and absolute_location(calibration) != own:
-        return CleanRows.of(load_images(calibration))
+        return CleanRows.of(load_images(calibration), INPUT)
     data = training_data(checkpoint, path, "other clean data with --calibration")
-    return CleanRows.of(data, checkpoint.splits.calibration, part="calibration rows")
+    return CleanRows.of(data, INPUT, checkpoint.splits.calibration, part="calibration rows")

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softrisk_core.errors import CalibrationError
-from softrisk_core.manifest import Candidate, Choice, GatePoint
 from softrisk_core.probes import Probe
+from softrisk_core.score_facts import Candidate, Choice, GatePoint
 from softrisk_core.scores.catalogue import SCORES, find_score
 from softrisk_core.scores.combined import ALWAYS, Combination, GatedCombination
 from softrisk_core.scores.evidence import Evidence

@@ -10,10 +10,12 @@ import typer
 from numpy.typing import NDArray
 
 from softrisk_core.bundle import Bundle, load_bundle
-from softrisk_core.manifest import Nonconformity, ProbeFacts
 from softrisk_core.repository import Repository, resolve
+from softrisk_core.rows import Inputs
+from softrisk_core.score_facts import Nonconformity, ProbeFacts
 from softrisk_core.scores.catalogue import find_score
 from softrisk_core.scores.combined import ALWAYS, GatedCombination
+from softrisk_export.bound import Bound
 from softrisk_export.errors import ExportError
 from softrisk_export.fit import ProbeMode, Wanted
 from softrisk_export.graph import classifier, with_diagnostics
@@ -73,13 +75,13 @@ def calibrate_command(
     """Make the next version of a bundle, calibrated on your own clean data, without training."""
     old = load_bundle(resolve(bundle))
     home = old.folder.resolve().parent
-    source, rows, change = bundle_source(old), _clean_rows(data, checkpoint), None
-    check_shape(rows, source.input)
+    source, rows, change = bundle_source(old), _clean_rows(old, data, checkpoint), None
+    check_shape(rows, source.inputs)
     wanted = _wanted(old, score, probes, probe, epsilon)
     if wanted.sealed is not None or source.facts.precision == "int8":
         # The score that stays, and the ranges of an int8 twin, were fitted on some of these.
         rows = rows.without(old.calibration().fit_rows, "fit an earlier version")
-    if wanted.sealed is None and checkpoint is not None:
+    if wanted.sealed is None and checkpoint is not None and len(source.inputs) == 1:
         source = _with_gradients(source, old, checkpoint, rows)
     if precision is not None:
         from softrisk_export.twin import twin  # the quantiser takes a second to import
@@ -119,12 +121,23 @@ def _wanted(old: Bundle, score: str | None, mode: ProbeMode | None, probes: list
     return replace(wanted_score(score, mode, probes, epsilons), features=facts.features)
 
 
-def _clean_rows(data: str | None, checkpoint: Path | None) -> CleanRows:
+def _clean_rows(old: Bundle, data: str | None, checkpoint: Path | None) -> CleanRows:
+    several = len(old.manifest.inputs) > 1
+    if data is not None and several:
+        raise ExportError(
+            f"--data takes images, and BUNDLE takes {' and '.join(spec.name for spec in old.manifest.inputs)}: "
+            "calibrate on the pairs of its --checkpoint"
+        )
     if data is not None:
-        return CleanRows.of(load_images(data))
+        return CleanRows.of(load_images(data), old.manifest.inputs[0].name)
     if checkpoint is None:
         raise ExportError("name held-out clean data with --data, or the checkpoint behind BUNDLE with --checkpoint")
-    from softrisk_export.checkpoint_source import calibration_rows  # torch takes seconds
+    # torch takes seconds
+    if several:
+        from softrisk_export.multimodal_source import calibration_pairs
+
+        return calibration_pairs(checkpoint, old.calibration().training_rows)
+    from softrisk_export.checkpoint_source import calibration_rows
 
     return calibration_rows(checkpoint)
 
@@ -132,7 +145,7 @@ def _clean_rows(data: str | None, checkpoint: Path | None) -> CleanRows:
 def _with_gradients(source: Source, old: Bundle, checkpoint: Path, rows: CleanRows) -> Source:
     from softrisk_export.checkpoint_source import checkpoint_gradients  # torch takes seconds
 
-    return checkpoint_gradients(source, checkpoint, rows.inputs[:64], old.manifest.parity.tolerance)
+    return checkpoint_gradients(source, checkpoint, rows.input[:64], old.manifest.parity.tolerance)
 
 
 def bundle_source(bundle: Bundle) -> Source:
@@ -140,16 +153,19 @@ def bundle_source(bundle: Bundle) -> Source:
     manifest = bundle.manifest
     run = Runner(bundle.model_path.read_bytes())
 
-    def logits(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    def logits(inputs: Inputs) -> NDArray[np.float32]:
         return run(inputs, ["logits"])["logits"].astype(np.float32)
 
     return Source(
         model=with_diagnostics(classifier(onnx.load(bundle.model_path)), len(manifest.classes)),
         logits=logits,
-        input=manifest.inputs[0],
+        inputs=manifest.inputs,
         classes=manifest.classes,
         facts=manifest.model,
         seen_rows=bundle.calibration().training_rows,
         tools=manifest.tools,
         difference=manifest.parity.source,
+        bound=None
+        if manifest.radius is None
+        else Bound(manifest.radius.spaces, bundle.lipschitz(), manifest.radius.rounding),
     )

@@ -1,19 +1,21 @@
 """`softrisk export`."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 
 from softrisk_core.repository import Repository, check_name
 from softrisk_export.errors import ExportError
-from softrisk_export.foreign import Reading, foreign_source
+from softrisk_export.foreign import SAMPLE, Reading, foreign_source
 from softrisk_export.score_options import EpsilonOption, ProbeOption, ProbesOption, ScoreOption, wanted_score
 from softrisk_export.seal import seal
 from softrisk_export.source import CleanRows, Source
 from softrisk_export.summary import print_summary
-from softrisk_training.data import load_images
+from softrisk_training.data import ImageData, load_images
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -51,6 +53,13 @@ def export_command(
             "ONNX file."
         ),
     ] = None,
+    optional: Annotated[
+        list[str],
+        typer.Option(
+            help="Checkpoint of several inputs only: an input that may be left out; may be repeated. What lacks it is "
+            "compared with calibration rows that lack it. Default: those that the model was trained to do without."
+        ),
+    ] = [],  # noqa: B006 - the same
     logits: Annotated[
         str | None, typer.Option(help="ONNX file only: the tensor that holds the logits, if it is not found.")
     ] = None,
@@ -78,9 +87,10 @@ def export_command(
     wanted = wanted_score(score, probes, probe, epsilon, features)
     name = check_name(name or re.sub(r"[^A-Za-z0-9._-]+", "-", source.stem).lstrip("._-"))
     if source.suffix.lower() == ".onnx":
+        _refuse_optional(optional)
         if calibration is None:
             raise ExportError(f"{source} brings no data of its own: name held-out clean data with --calibration")
-        rows = CleanRows.of(load_images(calibration))
+        images = load_images(calibration)
         reading = Reading(
             logits=logits,
             mean=_numbers("--mean", mean),
@@ -88,17 +98,37 @@ def export_command(
             value_range=_numbers("--range", value_range),
             classes=_class_names(classes),
         )
-        classifier = foreign_source(source, rows.inputs, rows.classes, reading)
+        names = images.classes if isinstance(images, ImageData) else ()
+        classifier = foreign_source(source, images.inputs(np.arange(min(SAMPLE, len(images.images)))), names, reading)
+        rows = CleanRows.of(images, classifier.input.name)
     else:
-        classifier, rows = _from_checkpoint(source, calibration)
+        classifier, rows = _from_checkpoint(source, calibration, tuple(optional))
     sealed = seal(Repository(out), name, classifier, rows, wanted, alpha, per_class=per_class)
     print_summary(sealed, checkpoint=source if classifier.facts.origin == "checkpoint" else None)
 
 
-def _from_checkpoint(path: Path, calibration: str | None) -> tuple[Source, CleanRows]:
-    from softrisk_export.checkpoint_source import checkpoint_source  # torch takes seconds, an ONNX file needs none
+def _refuse_optional(optional: Sequence[str]) -> None:
+    if optional:
+        raise ExportError("--optional is for a checkpoint of several inputs, and this model has one: leave it out")
 
-    return checkpoint_source(path, calibration)
+
+def _from_checkpoint(path: Path, calibration: str | None, optional: tuple[str, ...]) -> tuple[Source, CleanRows]:
+    # torch takes seconds, and an ONNX file needs none
+    from softrisk_export.checkpoint_source import checkpoint_source
+    from softrisk_training.checkpoint import kind_of
+    from softrisk_training.multimodal.checkpoint import FORMAT
+
+    if kind_of(path) != FORMAT:
+        _refuse_optional(optional)
+        return checkpoint_source(path, calibration)
+    if calibration is not None:
+        raise ExportError(
+            "--calibration takes images, and this model takes pairs: leave it out, and the calibration pairs of the "
+            "checkpoint's own data are taken"
+        )
+    from softrisk_export.multimodal_source import multimodal_source
+
+    return multimodal_source(path, optional)
 
 
 def _numbers(option: str, text: str) -> tuple[float, ...]:

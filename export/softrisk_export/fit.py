@@ -6,6 +6,7 @@ needs both to be ranked alike. So the rows of the fit calibrate nothing.
 
 import secrets
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final, Literal
 
 import numpy as np
@@ -14,8 +15,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from softrisk_core.errors import CalibrationError
-from softrisk_core.manifest import FEATURES, Nonconformity, ProbeFacts
+from softrisk_core.manifest import FEATURES
 from softrisk_core.probes import PROBES, Flip, draw_noise, make_probes
+from softrisk_core.rows import Inputs
+from softrisk_core.score_facts import Nonconformity, ProbeFacts
 from softrisk_core.scores.catalogue import find_score
 from softrisk_core.scores.combined import GatedCombination
 from softrisk_core.scores.evidence import Evidence, observe
@@ -25,7 +28,7 @@ from softrisk_export.choose import FEWEST, FEWEST_JUDGES, SHARES, Attacked, Tria
 from softrisk_export.errors import ExportError
 from softrisk_export.find_features import feature_tensor, with_features
 from softrisk_export.runtime import Runner
-from softrisk_export.source import CleanRows, Logits, Source
+from softrisk_export.source import Answers, CleanRows, Source
 
 FIT_ROWS: Final = 2000
 FIT_ROWS_A_CLASS: Final = 20
@@ -41,6 +44,8 @@ CHOOSE: Final = "auto"
 """In place of the name of a score."""
 
 ProbeMode = Literal["off", "auto", "always"]
+
+_NOTHING: Final[Inputs] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,7 @@ def fit_score(wanted: Wanted, source: Source, rows: CleanRows) -> Fitted:
     if wanted.sealed is not None:
         score, facts = wanted.sealed
         return Fitted(score, facts, rows)
+    _refuse_several_inputs(wanted, source)
     if wanted.mode != "off" and wanted.score not in (CHOOSE, "combined", "probed"):
         raise CalibrationError(
             f"probes belong to a fitted combination, not to {wanted.score}: leave out --probes, or name another score"
@@ -112,24 +118,42 @@ def fit_score(wanted: Wanted, source: Source, rows: CleanRows) -> Fitted:
     return _fit_to_attacks(wanted, source, rows)
 
 
+def _refuse_several_inputs(wanted: Wanted, source: Source) -> None:
+    if len(source.inputs) == 1:
+        return
+    needs = "attacks" if wanted.score == CHOOSE or wanted.mode != "off" else find_score(wanted.score).needs
+    if needs in ("features", "attacks"):
+        raise CalibrationError(
+            f"{wanted.score if wanted.mode == 'off' else 'probing'} needs {needs}, which are known for models of one "
+            f"image, and this one has the inputs {' and '.join(source.optional)}: name a score of the logits alone, "
+            "such as logit_gap:low, gen or kl-matching"
+        )
+
+
 def _fit_to_clean(wanted: Wanted, source: Source, rows: CleanRows) -> Fitted:
     name, recipe = wanted.score, find_score(wanted.score)
     if recipe.needs == "nothing":
         return Fitted(recipe.load({}, ()), Nonconformity(score=name), rows)
     shown, left = set_apart(name, source, rows)
-    tensor = feature_tensor(source.model, wanted.features, shown.inputs) if recipe.needs == "features" else None
-    logits, features = opened(source, tensor)
-    clean = observe(logits, shown.inputs, (), features)
+    tensor = feature_tensor(source.model, wanted.features, shown.input) if recipe.needs == "features" else None
+    logits, features = opened(source, tensor, shown.inputs)
+    clean = observe(logits, shown.input, (), features)
     refuse_broken(clean.logits)
     return Fitted(recipe.made_from(clean), Nonconformity(score=name, features=tensor), left)
 
 
-def opened(source: Source, tensor: str | None) -> tuple[Logits, Logits | None]:
-    """The logits of any number of inputs, and their features if the tensor of these is named."""
+def opened(source: Source, tensor: str | None, rows: Inputs = _NOTHING) -> tuple[Answers, Answers | None]:
+    """The logits of any number of instances, and their features if the tensor of these is named.
+
+    Args:
+        source: The classifier.
+        tensor: Of the features; None without.
+        rows: The inputs of these instances beside the first, as which each answer takes what is given to it.
+    """
     run = Runner(source.model if tensor is None else with_features(source.model, tensor))
 
-    def output(name: str) -> Logits:
-        return lambda inputs: run.over(inputs, [name])[name]
+    def output(name: str) -> Answers:
+        return lambda values: run.over({**rows, source.input.name: values}, [name])[name]
 
     return output("logits"), None if tensor is None else output(FEATURES)
 
@@ -145,12 +169,12 @@ def _fit_to_attacks(wanted: Wanted, source: Source, rows: CleanRows) -> Fitted:
     shown, left = set_apart("a score" if wanted.score == CHOOSE else wanted.score, source, rows)
     chooses = wanted.score == CHOOSE or wanted.mode == "auto"
     fewest = JUDGING * (FEWEST_JUDGES if chooses else FEWEST)
-    if len(shown.inputs) < fewest:
+    if len(shown) < fewest:
         purpose, advice = "attacks", "name a score that needs no attacks"
         if chooses:
             purpose, advice = "attacks to choose by", "choose nothing: name a score, and --probes off or always"
         raise CalibrationError(
-            f"{purpose} need {fewest:,} clean rows, and of the {len(rows.inputs):,} a fifth is set apart for them: "
+            f"{purpose} need {fewest:,} clean rows, and of the {len(rows):,} a fifth is set apart for them: "
             f"give {5 * fewest:,} or more, or {advice}"
         )
     trial = run_trial(wanted, source, shown, noise_seed=secrets.randbits(64))
@@ -193,7 +217,7 @@ def decide(wanted: Wanted, trial: Trial) -> tuple[Score, Nonconformity]:
 def set_apart(name: str, source: Source, rows: CleanRows) -> tuple[CleanRows, CleanRows]:
     """The rows that a score is fitted on, and the rest."""
     wanted = max(FIT_ROWS, FIT_ROWS_A_CLASS * len(source.classes))
-    return rows.set_apart(min(wanted, len(rows.inputs) // 5), f"fit {name}")
+    return rows.set_apart(min(wanted, len(rows) // 5), f"fit {name}")
 
 
 def _check_images(source: Source) -> None:
@@ -235,8 +259,8 @@ def run_trial(wanted: Wanted, source: Source, rows: CleanRows, noise_seed: int =
     probes = () if wanted.mode == "off" else make_probes(names, draw_noise(shape, noise_seed))
     attacker = Attacker.by_queries(logits) if source.attacker is None else source.attacker()
     attacks = attacker.attacks(wanted.epsilons or usual_epsilons(shape[0]), len(source.classes))
-    judging = np.arange(len(rows.inputs)) % JUDGING == JUDGING - 1
-    parts = [rows.inputs[~judging], rows.inputs[judging]]
+    judging = np.arange(len(rows)) % JUDGING == JUDGING - 1
+    parts = [rows.input[~judging], rows.input[judging]]
     with _progress() as progress:
         task = progress.add_task("asking about clean rows", total=None)
         clean = [observe(logits, part, probes, features) for part in parts]
@@ -276,7 +300,7 @@ def _candidate_tensor(wanted: Wanted, source: Source, rows: CleanRows) -> str | 
     if wanted.score != CHOOSE:
         return None
     try:
-        return feature_tensor(source.model, wanted.features, rows.inputs)
+        return feature_tensor(source.model, wanted.features, rows.input)
     except ExportError:
         if wanted.features is not None:
             raise

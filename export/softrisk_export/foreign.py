@@ -15,7 +15,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, version_converter
 
-from softrisk_core.manifest import ImageInput, InputSpec, ModelFacts
+from softrisk_core.manifest import ModelFacts
+from softrisk_core.rows import Inputs
 from softrisk_export.errors import ExportError, ForeignModelError
 from softrisk_export.find_logits import check_logits, find_logits
 from softrisk_export.foreign_file import ForeignFile
@@ -24,12 +25,12 @@ from softrisk_export.graph import OLDEST_OPSET, float_input, opset, with_diagnos
 from softrisk_export.layout import find_layout
 from softrisk_export.onnx_edit import Step, chain, prune
 from softrisk_export.runtime import Runner
-from softrisk_export.source import Source
+from softrisk_export.source import Source, image_input
 from softrisk_export.verify import TOLERANCE
 
 _PREFIX: Final = "softrisk/logits/"
 
-_SAMPLE: Final = 64
+SAMPLE: Final = 64
 """Rows of the data on which the file is tried out."""
 
 _BATCHES: Final = (1, 2, 7)
@@ -60,7 +61,7 @@ def foreign_source(path: Path, images: NDArray[np.float32], class_names: tuple[s
 
     Args:
         path: The file; opset ≥ 11, weights inside or in files beside it.
-        images: Clean data, shape (N, C, H, W), float32 in [0, 1]: the bundle's input is like them.
+        images: Some clean data, shape (N, C, H, W), float32 in [0, 1]: the bundle's input is like them.
         class_names: Of the data, taken if they are as many as the classes of the model; may be empty.
         reading: What else is known about the file.
 
@@ -77,7 +78,7 @@ def foreign_source(path: Path, images: NDArray[np.float32], class_names: tuple[s
         std=reading.std,
         value_range=reading.value_range,
     )
-    sample = images[:_SAMPLE]
+    sample = images[:SAMPLE]
     prepared = layout.apply(sample)
     name = reading.logits or find_logits(file.model, file.outputs(prepared[:1]))
     tensor = file.tensor(name)
@@ -85,8 +86,9 @@ def foreign_source(path: Path, images: NDArray[np.float32], class_names: tuple[s
     check_logits(name, values, is_output=name in file.output_names)
     binary = values.shape[1] == 1
 
-    def logits(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        found = tensor(layout.apply(inputs))
+    def logits(inputs: Inputs) -> NDArray[np.float32]:
+        (images,) = inputs.values()
+        found = tensor(layout.apply(images))
         return np.concatenate([np.zeros_like(found), found], axis=1) if binary else found
 
     head = _head(file, name, prepared, values)
@@ -97,12 +99,7 @@ def foreign_source(path: Path, images: NDArray[np.float32], class_names: tuple[s
     return Source(
         model=model,
         logits=logits,
-        input=InputSpec(
-            name=model.graph.input[0].name,
-            shape=(-1, channels, height, width),
-            domain=(0.0, 1.0),
-            image=ImageInput(mode="L" if channels == 1 else "RGB", size=(height, width)),
-        ),
+        inputs=(image_input(model.graph.input[0].name, (channels, height, width)),),
         classes=classes,
         facts=ModelFacts(
             origin="onnx",

@@ -2,8 +2,9 @@
 
 A head (inputs → logits) gets three tails: the diagnostics, those of `softrisk_core.diagnostics` in float32; a score
 made from them or from the logits (`softrisk_export.scores`); and the risk, which compares the score with the
-calibration scores. All are written in ONNX's own text form and use only operators whose meaning has not changed since
-opset 13, so they fit onto any head of opset ≥ 13. All their names begin with `softrisk/`, but for the outputs.
+calibration scores. What looks at which inputs are there, and how far they may be changed, is in `input_tails`. All
+are written in ONNX's own text form and use only operators whose meaning has not changed since opset 13, so they fit
+onto any head of opset ≥ 13. All their names begin with `softrisk/`, but for the outputs.
 
 At batch 1 an operator costs its fixed price, about 0.3 µs, whatever it computes. So the tails have as few as their
 accuracy allows: scalars of a row lie in shape (batch,), which needs no Squeeze, and masks are arithmetic, since a Where
@@ -149,10 +150,11 @@ risk (float[batch] nonconformity) => {_RISK_OUTPUTS} {{
 }}
 """
 
-# The same with the pivots of the label's group; its rows of `blocks` follow those of the groups before it.
+# The same with the pivots of the group of a key, the label or the presence case; its rows of `blocks` follow those of
+# the groups before it.
 _GROUPED_RISK_TAIL: Final = f"""
-risk (float[batch] nonconformity, int64[batch] label) => {_RISK_OUTPUTS} {{
-    group = Gather <axis = 0> (group_of_label, label)
+risk (float[batch] nonconformity, int64[batch] key) => {_RISK_OUTPUTS} {{
+    group = Gather <axis = 0> (group_of_key, key)
     pivots = Gather <axis = 0> (pivots_of_group, group)
     first_row = Gather <axis = 0> (first_row_of_group, group)
     ranks = Gather <axis = 0> (ranks_of_group, group)
@@ -169,7 +171,7 @@ def with_diagnostics(head: onnx.ModelProto, classes: int) -> onnx.ModelProto:
     """Append the diagnostics to a logits-only graph.
 
     Args:
-        head: One float input and one output of shape (batch, classes); opset ≥ 13.
+        head: Float inputs and one output of shape (batch, classes); opset ≥ 13.
         classes: Number of classes C ≥ 2, which becomes a constant of the graph.
 
     Returns:
@@ -226,7 +228,9 @@ def with_score(model: onnx.ModelProto, score: Score) -> onnx.ModelProto:
     return scored
 
 
-def with_risk(model: onnx.ModelProto, scores: NDArray[np.float32], grouping: Grouping, alpha: float) -> onnx.ModelProto:
+def with_risk(
+    model: onnx.ModelProto, scores: NDArray[np.float32], grouping: Grouping, alpha: float, key: str = "label"
+) -> onnx.ModelProto:
     """Append rank, p-value, risk score and flag to a graph with a score.
 
     Args:
@@ -234,6 +238,8 @@ def with_risk(model: onnx.ModelProto, scores: NDArray[np.float32], grouping: Gro
         scores: Calibration scores, shape (n,), finite, as `Grouping.sort` leaves them.
         grouping: Which of them an input is compared with. One group needs no look-up, and the graph has none.
         alpha: False-alarm rate of the flag.
+        key: The value of the graph that decides about the group. A key beyond those of the grouping, as that of an
+            instance without any input, has no scores to compare with: its rank is 1, the strangest.
 
     Returns:
         A new model with the outputs `OUTPUTS`, in that order.
@@ -242,9 +248,14 @@ def with_risk(model: onnx.ModelProto, scores: NDArray[np.float32], grouping: Gro
         CalibrationError: If a group is too small for α.
     """
     grouping.check_alpha(alpha)
-    limits = [rank_limit(alpha, n) for n in grouping.sizes]
-    block_size = math.isqrt(max(grouping.sizes) - 1) + 1
-    blocks = [_blocks(each, block_size) for each in grouping.split(scores)]
+    groups, sizes, of_key = grouping.split(scores), list(grouping.sizes), list(grouping.of_key)
+    if key != "label":
+        of_key.append(len(groups))
+        groups.append(np.empty(0, np.float32))
+        sizes.append(min(sizes))
+    limits = [rank_limit(alpha, n) for n in sizes]
+    block_size = math.isqrt(max(sizes) - 1) + 1
+    blocks = [_blocks(each, block_size) for each in groups]
     rows = [len(each) for each in blocks]
     pivots = np.full((len(rows), max(rows)), np.nan, np.float32)
     for group, each in enumerate(blocks):
@@ -255,7 +266,7 @@ def with_risk(model: onnx.ModelProto, scores: NDArray[np.float32], grouping: Gro
         "pivots": pivots,
         "blocks": np.concatenate(blocks),
         "first_ranks": np.concatenate([1 + block_size * np.arange(each) for each in rows]),
-        "ranks": np.array([n + 1 for n in grouping.sizes], np.float32),
+        "ranks": np.array([n + 1 for n in sizes], np.float32),
         "rank_limit": np.array(limits),
     }
     constants: dict[str, Any] = {"one": np.float32(1), "last_axis": np.array([1]), **by_group}
@@ -264,8 +275,8 @@ def with_risk(model: onnx.ModelProto, scores: NDArray[np.float32], grouping: Gro
         constants |= {name: by_group[name][0] for name in ("ranks", "rank_limit")}
     else:
         constants |= {f"{name}_of_group": constants.pop(name) for name in ("pivots", "ranks", "rank_limit")}
-        constants |= {"group_of_label": np.array(grouping.of_label), "first_row_of_group": np.cumsum([0, *rows[:-1]])}
-        tail, source = _GROUPED_RISK_TAIL, {**source, "label": "label"}
+        constants |= {"group_of_key": np.array(of_key), "first_row_of_group": np.cumsum([0, *rows[:-1]])}
+        tail, source = _GROUPED_RISK_TAIL, {**source, "key": key}
     sealed = onnx.ModelProto()
     sealed.CopyFrom(model)
     _append(sealed, tail, constants, RISK_PREFIX, source)
@@ -273,8 +284,8 @@ def with_risk(model: onnx.ModelProto, scores: NDArray[np.float32], grouping: Gro
 
 
 def _blocks(scores: NDArray[np.float32], block_size: int) -> NDArray[np.float32]:
-    """Ascending scores, shape (n,), in descending rows, shape (⌈n / block_size⌉, block_size), filled up with NaN."""
-    blocks = np.full((-(-scores.size // block_size), block_size), np.nan, np.float32)
+    """Ascending scores, shape (n,), in descending rows of `block_size`, at least one, filled up with NaN."""
+    blocks = np.full((max(1, -(-scores.size // block_size)), block_size), np.nan, np.float32)
     blocks.flat[: scores.size] = scores[::-1]
     return blocks
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from softrisk_core.conformal import calibration_size_for, confident_rank
-from softrisk_core.manifest import FULL_PRECISION, Nonconformity
+from softrisk_core.manifest import FULL_PRECISION
+from softrisk_core.score_facts import Nonconformity
 from softrisk_export.seal import Sealed
 
 if TYPE_CHECKING:
@@ -48,6 +49,11 @@ def print_summary(sealed: Sealed, checkpoint: Path | None = None, change: "Chang
             f"  for each of {own} predicted classes by itself, the other {len(manifest.classes) - own} together; "
             f"the smallest of these groups has {smallest:,} rows"
         )
+    if len(manifest.cases) > 1:
+        console.print(f"  for each presence case by itself: {'; '.join(map(' and '.join, manifest.cases))}")
+    if (radius := manifest.radius) is not None:
+        spaces = ", ".join(f"{name} in {space}" for name, space in radius.spaces.items())
+        console.print(f"  {' and '.join(radius.kinds)} radius of the label, ℓ2: {spaces}")
     if not confident_rank(facts.alpha, smallest):
         console.print(
             f"  too few rows for {facts.alpha:g} with 95 % confidence, which needs at least "

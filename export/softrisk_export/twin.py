@@ -5,7 +5,7 @@ the calibration is that of the twin, because a threshold of the full precision p
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,11 +22,12 @@ from onnxruntime.transformers.onnx_model import OnnxModel
 from rich.console import Console
 
 from softrisk_core.manifest import FULL_PRECISION, Precision
+from softrisk_core.rows import Inputs, count_rows, take_rows
 from softrisk_export.errors import TwinError
 from softrisk_export.graph import classifier, with_diagnostics
 from softrisk_export.onnx_edit import producers
 from softrisk_export.runtime import BATCH_SIZE, Runner
-from softrisk_export.source import CleanRows, Source
+from softrisk_export.source import CleanRows, Logits, Source
 
 RANGE_ROWS: Final = 256
 """At most so many rows, and at most a tenth of all, show the ranges of activations to the quantiser."""
@@ -65,26 +66,31 @@ def twin(source: Source, precision: Precision, rows: CleanRows) -> tuple[Source,
 
     Raises:
         CalibrationError: If the rows are too few, or too much alike, to set some apart.
-        TwinError: If the source is a twin itself, or the library cannot reduce its classifier.
+        TwinError: If the source is a twin itself or has radii, or the library cannot reduce its classifier.
     """
     if source.facts.precision != FULL_PRECISION:
         raise TwinError(
             f"the version is a twin in {source.facts.precision} already; name the version in {FULL_PRECISION} that it "
             "was made from"
         )
+    if source.bound is not None:
+        raise TwinError(
+            "the radii of this model are bounds on its classifier in full precision, and say nothing about one in "
+            f"{precision}: serve it as it is"
+        )
     head = classifier(source.model)
     shown = left = rows
     if precision == "int8":
-        shown, left = rows.set_apart(min(RANGE_ROWS, len(rows.inputs) // 10), "fit the ranges of int8")
+        shown, left = rows.set_apart(min(RANGE_ROWS, len(rows) // 10), "fit the ranges of int8")
     try:
         with _quiet(), Console(stderr=True).status(f"making the classifier {precision}"):
-            reduced = _int8(head, source.input.name, shown.inputs) if precision == "int8" else _fp16(head)
+            reduced = _int8(head, shown.inputs) if precision == "int8" else _fp16(head)
     except Exception as error:  # neither library has exceptions of its own
         raise TwinError(f"the classifier cannot be made {precision}: {' '.join(str(error).split())}") from error
     model = with_diagnostics(_with_used_domains(reduced), len(source.classes))
     run = Runner(model)
 
-    def logits(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    def logits(inputs: Inputs) -> NDArray[np.float32]:
         return run(inputs, ["logits"])["logits"].astype(np.float32)
 
     change = _change(precision, source.logits, logits, left, source.classes)
@@ -106,7 +112,7 @@ def _fp16(head: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _int8(head: onnx.ModelProto, entry: str, rows: NDArray[np.float32]) -> onnx.ModelProto:
+def _int8(head: onnx.ModelProto, rows: Inputs) -> onnx.ModelProto:
     with TemporaryDirectory() as folder:
         plain, prepared, quantised = (Path(folder, f"{step}.onnx") for step in ("plain", "prepared", "quantised"))
         onnx.save_model(head, plain)
@@ -119,7 +125,7 @@ def _int8(head: onnx.ModelProto, entry: str, rows: NDArray[np.float32]) -> onnx.
         quantize_static(
             prepared,
             quantised,
-            _Rows(entry, rows),
+            _Rows(rows),
             nodes_to_exclude=_last_layer(model.graph),
             per_channel=True,
             # Weights of 7 bits: with 8, a CPU without VNNI saturates the 16-bit sums that it adds in pairs, and would
@@ -143,21 +149,21 @@ def _last_layer(graph: onnx.GraphProto) -> list[str]:
 
 
 class _Rows(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no type hints
-    def __init__(self, entry: str, rows: NDArray[np.float32]) -> None:
-        self._batches = iter({entry: rows[start : start + 64]} for start in range(0, len(rows), 64))
+    def __init__(self, rows: Inputs) -> None:
+        self._batches = (take_rows(rows, slice(start, start + 64)) for start in range(0, count_rows(rows), 64))
 
-    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+    def get_next(self) -> Inputs | None:
         return next(self._batches, None)
 
 
 def _change(
     precision: Precision,
-    before: Callable[[NDArray[np.float32]], NDArray[np.float32]],
-    after: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+    before: Logits,
+    after: Logits,
     rows: CleanRows,
     classes: tuple[str, ...],
 ) -> Change:
-    parts = [rows.inputs[start : start + BATCH_SIZE] for start in range(0, len(rows.inputs), BATCH_SIZE)]
+    parts = [take_rows(rows.inputs, slice(start, start + BATCH_SIZE)) for start in range(0, len(rows), BATCH_SIZE)]
     full, reduced = (np.concatenate([logits(part) for part in parts]) for logits in (before, after))
     labels = full.argmax(axis=1)
     return Change(

@@ -1,6 +1,6 @@
 """Proof, at export time, that the graph computes what its source and the NumPy reference compute."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import numpy as np
@@ -11,12 +11,15 @@ from softrisk_core.diagnostics import diagnose, softmax
 from softrisk_core.errors import CalibrationError
 from softrisk_core.groups import Grouping
 from softrisk_core.manifest import FEATURES, FULL_PRECISION, Parity, Precision, Tolerance
+from softrisk_core.rows import Inputs, count_rows, take_rows
 from softrisk_core.scores.combined import GatedCombination
-from softrisk_core.scores.evidence import observe
+from softrisk_core.scores.evidence import Evidence, observe
 from softrisk_core.scores.score import FeatureScore, Score
 from softrisk_export.errors import ExportError, ParityError
 from softrisk_export.runtime import Outputs, Runner
 from softrisk_export.source import Logits
+
+Radii = Callable[[NDArray[np.float64], Inputs], Mapping[str, NDArray[np.float64]]]
 
 BATCH_SIZES: Final = (1, 2, 7, 64)
 """One (where a batch axis may have been frozen or squeezed), two, an odd number, and a full batch."""
@@ -57,32 +60,34 @@ def check_parity(
     run: Runner,
     source: Logits,
     score: Score,
-    inputs: NDArray[np.float32],
+    inputs: Inputs,
     difference: float = 0.0,
     tolerance: Tolerance = TOLERANCE,
+    radii: Radii = lambda logits, inputs: {},
 ) -> Parity:
     """Compare a finished graph with its two references at each of `BATCH_SIZES`, and where a gate decides alone.
 
     Args:
-        run: The graph, with the outputs `OUTPUTS`, and `FEATURES` if the score reads them.
-        source: The classifier as it came; its logits are those to repeat.
+        run: The graph, with the outputs `OUTPUTS`, `FEATURES` if the score reads them, and radii if they are bounded.
+        source: The classifier as it came, whose logits are those to repeat.
         score: The reference of the graph's score.
-        inputs: Shape (N, …), N ≥ 1; repeated where fewer than a batch.
+        inputs: N ≥ 1 rows; repeated where fewer than a batch.
         difference: Largest absolute difference that the logits of `source` have from what it was made from.
         tolerance: For the manifest. Here and now, on the machine that made the graph, it is `TOLERANCE`.
+        radii: Their reference: from logits and inputs to each of these outputs.
 
     Raises:
-        ParityError: If a value differs by more than `TOLERANCE`, or a score by more than its own tolerance; the
-            message names output, batch size and difference.
+        ParityError: If a value differs by more than `TOLERANCE`, a score by more than its own tolerance, or a radius is
+            larger than its reference; the message names output, batch size and difference.
     """
     source_difference = reference_difference = 0.0
-    batches = [inputs[np.arange(size) % len(inputs)] for size in BATCH_SIZES]
+    batches = [take_rows(inputs, np.arange(size) % count_rows(inputs)) for size in BATCH_SIZES]
     if isinstance(score, GatedCombination):
         # One in which nothing is probed.
         decided = ~score.was_probed(run(batches[-1], ["nonconformity"])["nonconformity"])
-        batches += [batches[-1][decided]] if decided.any() else []
+        batches += [take_rows(batches[-1], decided)] if decided.any() else []
     for batch in batches:
-        size = len(batch)
+        size = count_rows(batch)
         outputs = run(batch)
         found = _compare("logits", size, outputs, source(batch), "the source model")
         source_difference = max(source_difference, found)
@@ -91,8 +96,7 @@ def check_parity(
         _compare("probabilities", size, outputs, softmax(logits), "the NumPy reference")
         if not np.array_equal(outputs["label"], logits.argmax(axis=1)):
             raise ParityError(f"output label differs from the largest logit at batch size {size}")
-        features = (lambda images: run(images, [FEATURES])[FEATURES]) if isinstance(score, FeatureScore) else None
-        evidence = observe(lambda images: run(images, ["logits"])["logits"], batch, score.probes, features)
+        evidence = _evidence(run, score, batch)
         for name, values in diagnose(logits).items():
             found = _compare(name, size, outputs, values, "the NumPy reference")
             reference_difference = max(reference_difference, found)
@@ -100,12 +104,28 @@ def check_parity(
         apart, allowed = score.compare(outputs["nonconformity"], evidence)
         found = _within("nonconformity", size, apart, allowed, score.tolerance, "the NumPy reference")
         reference_difference = max(reference_difference, found)
+        for name, values in radii(logits, batch).items():
+            found = _compare(name, size, outputs, values, "the NumPy reference")
+            reference_difference = max(reference_difference, found)
+            if not np.all(outputs[name] <= values):
+                raise ParityError(f"output {name} is larger than its reference at batch size {size}")
     return Parity(
         tolerance=tolerance,
         batch_sizes=BATCH_SIZES,
         source=source_difference + difference,
         reference=reference_difference,
     )
+
+
+def _evidence(run: Runner, score: Score, batch: Inputs) -> Evidence:
+    """What the graph itself answers."""
+    entry = next(iter(batch))  # the input that a score changes, if it changes any
+
+    def output(name: str) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+        return lambda values: run({**batch, entry: values}, [name])[name]
+
+    features = output(FEATURES) if isinstance(score, FeatureScore) else None
+    return observe(output("logits"), batch[entry], score.probes, features)
 
 
 def check_empty_batch(classifier: Runner, inputs: NDArray[np.float32]) -> None:
@@ -127,26 +147,28 @@ def check_empty_batch(classifier: Runner, inputs: NDArray[np.float32]) -> None:
         ) from error
 
 
-def check_calibration(outputs: Outputs, calibration: CalibrationArrays, grouping: Grouping, alpha: float) -> None:
+def check_calibration(
+    outputs: Outputs, calibration: CalibrationArrays, grouping: Grouping, keys: NDArray[np.int64], alpha: float
+) -> None:
     """Check a finished graph on its own calibration rows: the same scores bit for bit, and exact ranks and flags.
 
     Args:
         outputs: Of the finished graph, on the calibration rows.
         calibration: The calibration that is in it.
         grouping: Which of its scores belong together.
+        keys: By which they do, one for each of these rows.
         alpha: False-alarm rate of the flag.
 
     Raises:
         ParityError: If a score, rank or flag is another.
     """
     scores = outputs["nonconformity"].astype(np.float32)
-    labels = outputs["label"]
-    if grouping.sort(scores, labels).tobytes() != calibration.scores.tobytes():
+    if grouping.sort(scores, keys).tobytes() != calibration.scores.tobytes():
         raise ParityError("the finished graph does not repeat the calibration scores bit for bit")
-    expected = grouping.ranks(scores, labels, calibration.scores)
+    expected = grouping.ranks(scores, keys, calibration.scores)
     if not np.array_equal(outputs["rank"], expected):
         raise ParityError("the finished graph ranks its own calibration rows wrongly")
-    if not np.array_equal(outputs["flagged"], expected <= np.array(grouping.rank_limits(alpha))[labels]):
+    if not np.array_equal(outputs["flagged"], expected <= np.array(grouping.rank_limits(alpha))[keys]):
         raise ParityError("the finished graph flags its own calibration rows wrongly")
 
 

@@ -16,7 +16,7 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, NoReturn
@@ -28,7 +28,7 @@ from softrisk_core.manifest import InputSpec
 from softrisk_service.errors import DeadlineError, InvalidInputError, NotReadyError, QueueFullError
 from softrisk_service.lane import Done, Lane
 from softrisk_service.metrics import ModelMetrics
-from softrisk_service.outcome import Batch, Inputs, Outputs, Rows
+from softrisk_service.outcome import Batch, Inputs, Outputs, Rows, present
 from softrisk_service.runtime import Runtime, finite_rows
 from softrisk_service.tickets import Outcome, Ticket, Whole
 from softrisk_service.values import check_values, valid
@@ -55,6 +55,7 @@ class _Run:
     outputs: Outputs | None
     answered: NDArray[np.bool_] | None
     seconds: float
+    present: Mapping[str, NDArray[np.bool_]]
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ class Batcher:
         self._runtime = runtime
         self._metrics = metrics
         self._specs = specs
+        self._optional = [spec.name for spec in specs if spec.optional]
         self._lane = lane
         self._batch_size = runtime.plan.batch_size
         self._inline_size = runtime.plan.inline_size
@@ -266,19 +268,20 @@ class Batcher:
                 return self._run_valid(batch)
             outputs = self._runtime.run(inputs)
             outcomes, answered = _apart(outputs, finite_rows(outputs), batch)
-            return [_Run(batch, outcomes, outputs, answered, time.perf_counter() - start)]
+            seconds = time.perf_counter() - start
+            return [_Run(batch, outcomes, outputs, answered, seconds, {n: present(inputs[n]) for n in self._optional})]
         except Exception as error:  # whatever onnxruntime raises, or no memory
             if len(batch) > 1:
                 # One of them may be at fault: each for itself, so that only that one fails.
                 return [run for ticket in batch for run in self._run([ticket])]
-            return [_Run(batch, [error], None, None, time.perf_counter() - start)]
+            return [_Run(batch, [error], None, None, time.perf_counter() - start, {})]
 
     def _run_valid(self, batch: Sequence[Ticket]) -> list[_Run]:
         """Run those that the model was made for."""
         faults = [_fault(ticket.inputs, self._specs) for ticket in batch]
         refused = [(ticket, fault) for ticket, fault in zip(batch, faults, strict=True) if fault is not None]
         good = [ticket for ticket, fault in zip(batch, faults, strict=True) if fault is None]
-        runs = [_Run([ticket for ticket, _ in refused], [fault for _, fault in refused], None, None, 0.0)]
+        runs = [_Run([ticket for ticket, _ in refused], [fault for _, fault in refused], None, None, 0.0, {})]
         return runs + self._run(good) if good else runs
 
     def _finish(self, runs: list[_Run]) -> None:
@@ -287,7 +290,7 @@ class Batcher:
             for ticket, outcome in zip(run.tickets, run.outcomes, strict=True):
                 self._settle(ticket, outcome)
             if run.outputs is not None:
-                self._metrics.count_batch(run.outputs, run.answered, run.seconds)
+                self._metrics.count_batch(run.outputs, run.answered, run.seconds, run.present)
 
     def _settle(self, ticket: Ticket, outcome: Outcome) -> None:
         try:

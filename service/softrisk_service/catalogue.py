@@ -13,7 +13,7 @@ from typing import Literal
 
 import structlog
 
-from softrisk_core.manifest import OUTPUTS, Manifest
+from softrisk_core.manifest import Manifest
 from softrisk_service.batcher import Batcher
 from softrisk_service.codecs.memory import Memory
 from softrisk_service.errors import NotReadyError, RepositoryError, RequestError, UnknownModelError
@@ -57,7 +57,7 @@ class ServedVersion:
     @cached_property
     def values_in_a_row(self) -> int:
         """Numbers that the answer for one instance may have."""
-        return len(OUTPUTS) + 2 * len(self.manifest.classes)
+        return len(self.manifest.outputs) + 2 * len(self.manifest.classes)
 
     @cached_property
     def version(self) -> str:

@@ -43,6 +43,7 @@ def serve(
     queue_size: Annotated[int | None, _flag("queue_size")] = None,
     max_instances: Annotated[int | None, _flag("max_instances")] = None,
     max_pixels: Annotated[int | None, _flag("max_pixels")] = None,
+    max_samples: Annotated[int | None, _flag("max_samples")] = None,
     max_body_bytes: Annotated[int | None, _flag("max_body_bytes")] = None,
     max_json_bytes: Annotated[int | None, _flag("max_json_bytes")] = None,
     max_bodies_bytes: Annotated[int | None, _flag("max_bodies_bytes")] = None,

@@ -2,9 +2,12 @@
 
 | | V1, for each instance | V2 outputs |
 |---|---|---|
-| `full` | all | all |
+| `full` | all, the radius too where there is one | all, the radii too |
 | `coarse` | label, class name, decision, flag, decile of the risk score | `label`, `flagged` |
 | `none` | label, class name | `label` |
+
+A radius is a gap between logits over a constant that everybody who has the bundle knows. Who sees it sees the gap,
+which is the score of most bundles and what a query attack descends; so it goes with the logits.
 
 Below `full` a caller chooses no level of the flag either: a few flags at levels of one's own are as good as a p-value.
 """
@@ -21,10 +24,20 @@ Disclosure = Literal["full", "coarse", "none"]
 VISIBLE: Final[Mapping[Disclosure, tuple[str, ...]]] = MappingProxyType(
     {"full": tuple(OUTPUTS), "coarse": ("label", "flagged"), "none": ("label",)}
 )
-"""Outputs of the graph that each level shows."""
+"""Outputs that each level shows of every bundle; what some bundles add to them is for `full` alone."""
 
 _REVEALING: Final = ("alpha", "guarantee", "probabilities")
 """Parameters by which a request would learn more than its level shows."""
+
+
+def visible(outputs: tuple[str, ...], disclosure: Disclosure) -> tuple[str, ...]:
+    """The outputs of a bundle that a level shows.
+
+    Args:
+        outputs: All of them.
+        disclosure: What a caller may see.
+    """
+    return outputs if disclosure == "full" else VISIBLE[disclosure]
 
 
 def check_parameters(parameters: Mapping[str, Any], disclosure: Disclosure) -> None:
@@ -51,7 +64,7 @@ def check_output(name: str, disclosure: Disclosure) -> None:
     Raises:
         ForbiddenError: Naming it.
     """
-    if name not in VISIBLE[disclosure]:
+    if disclosure != "full" and name not in VISIBLE[disclosure]:
         raise ForbiddenError(
             f"output {name!r} is not shown with {disclosure} disclosure; shown: {', '.join(VISIBLE[disclosure])}"
         )

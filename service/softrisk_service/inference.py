@@ -105,7 +105,7 @@ class Inference:
     def allowance(self) -> Allowance:
         """What decoding one request may cost."""
         settings = self.settings
-        return Allowance(settings.max_instances, settings.max_pixels, settings.max_json_bytes)
+        return Allowance(settings.max_instances, settings.max_pixels, settings.max_samples, settings.max_json_bytes)
 
 
 def decode(target: Target, envelope: Envelope, body: bytes, served: ServedVersion, allowance: Allowance) -> Call:

@@ -6,7 +6,7 @@ series. Children are bound once for each model version: looking labels up costs 
 
 import platform
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Protocol
 
 import numpy as np
@@ -34,6 +34,8 @@ _P_VALUES: Final = (
 )  # fmt: skip
 _TOP2_GAPS: Final = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 0.9999, 1)
 _LOGITS: Final = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 20, 30, 50, 100)
+
+_RADII: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100)
 
 _MODEL: Final = ("model", "version")
 
@@ -87,6 +89,12 @@ class Metrics:
         self.logit_gap = histogram("logit_gap", "Difference of the two largest logits.", _LOGITS, *_MODEL)
         self.dispersion = histogram("dispersion", "Standard deviation of the other classes' logits.", _LOGITS, *_MODEL)
         self.p_value = histogram("p_value", "Conformal p-value; uniform on clean traffic.", _P_VALUES, *_MODEL)
+        self.inputs = counts(
+            "inputs_total", "Answered instances by presence of an input.", *_MODEL, "input", "presence"
+        )
+        self.certified_radius = histogram(
+            "certified_radius", "Distance within which the label is proved to stay.", _RADII, *_MODEL
+        )
         self.model_info = gauge(
             "model_info", "A model version being served.", *_MODEL, "architecture", "loss", "provider"
         )
@@ -153,9 +161,13 @@ class ModelMetrics:
         metrics.predictions.values[labels] += 0  # shown from the first scrape on
         for decision in ("review", "reject"):
             metrics.flagged.values[*labels, decision] += 0
-        self._diagnostics = {
-            name: getattr(metrics, name).labels(*labels) for name in ("top2_gap", "logit_gap", "dispersion")
-        }
+        for name in (spec.name for spec in manifest.inputs if spec.optional):
+            for presence in ("present", "missing"):
+                metrics.inputs.values[*labels, name, presence] += 0
+        measured = ["top2_gap", "logit_gap", "dispersion"]
+        if manifest.radius is not None and "certified" in manifest.radius.kinds:
+            measured.append("certified_radius")
+        self._measured = {name: getattr(metrics, name).labels(*labels) for name in measured}
         self._p_value = metrics.p_value.labels(*labels)
 
         self._gauges: list[tuple[Gauge, tuple[str, ...]]] = []
@@ -200,24 +212,36 @@ class ModelMetrics:
         for wait in seconds:
             observe(wait)
 
-    def count_batch(self, outputs: Outputs, finite: NDArray[np.bool_] | None, seconds: float) -> None:
+    def count_batch(
+        self,
+        outputs: Outputs,
+        finite: NDArray[np.bool_] | None,
+        seconds: float,
+        present: Mapping[str, NDArray[np.bool_]],
+    ) -> None:
         """Count one run of the model.
 
         Args:
             outputs: Of the whole batch.
             finite: Rows that are answered; None for all.
             seconds: What the run took.
+            present: For each input that may be left out the rows that have it.
         """
         rows = len(outputs["rank"])
         self._batch_size.observe(rows)
         self.stages["run"].observe(seconds)
-        names = ("rank", "label", *self._diagnostics)
+        names = ("rank", "label", *self._measured)
         self._pending.append({name: outputs[name] if finite is None else outputs[name][finite] for name in names})
         self._pending_rows += rows
         if self._pending_rows >= _ENOUGH_ROWS:
             self.count_pending()
         elif len(self._pending) == 1:
             self._metrics.pend(self)
+        for name, whose in present.items():
+            answered = whose if finite is None else whose[finite]
+            there = int(np.count_nonzero(answered))
+            self._metrics.inputs.values[*self._labels, name, "present"] += there
+            self._metrics.inputs.values[*self._labels, name, "missing"] += len(answered) - there
 
     def count_pending(self) -> None:
         """Count the predictions of the last batches: numpy's calls cost the same for one as for many."""
@@ -231,6 +255,6 @@ class ModelMetrics:
         self._metrics.predictions.values[self._labels] += ranks.size
         self._metrics.flagged.values[*self._labels, "reject"] += rejected
         self._metrics.flagged.values[*self._labels, "review"] += flagged - rejected
-        for name, series in self._diagnostics.items():
+        for name, series in self._measured.items():
             series.observe_all(np.concatenate([batch[name] for batch in batches]).astype(np.float64))
         self._p_value.observe_all(ranks / (self._sizes[labels] + 1))

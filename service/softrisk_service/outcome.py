@@ -1,17 +1,46 @@
 """What goes into a model and what comes out, on its way between codecs, batcher and runtime."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from softrisk_core.manifest import InputSpec
+
 Inputs = Mapping[str, NDArray[np.float32]]
 """By name, each (B, …) with the same B ≥ 1."""
 
 Outputs = dict[str, NDArray[Any]]
-"""Every one of `softrisk_core.manifest.OUTPUTS` by name, each (B,) or (B, C)."""
+"""Every one of the manifest's `outputs` by name, each (B,) or (B, C)."""
+
+
+def with_missing(inputs: Inputs, specs: Sequence[InputSpec]) -> Inputs:
+    """The inputs that came, with zeros for those that were left out.
+
+    Args:
+        inputs: One at least, and all that may not be left out.
+        specs: All inputs of the model.
+    """
+    if len(inputs) == len(specs):
+        return inputs
+    rows = len(next(iter(inputs.values())))
+    missing = (spec for spec in specs if spec.name not in inputs)
+    return {**inputs, **{spec.name: np.zeros((rows, *spec.instance_shape), np.float32) for spec in missing}}
+
+
+def present(values: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which instances have an input that may be left out: to the graph one that is all zero is missing.
+
+    Args:
+        values: Of the input, shape (B, …).
+
+    Returns:
+        Shape (B,).
+    """
+    found: NDArray[np.bool_] = np.any(values.reshape(len(values), -1), axis=1)
+    return found
 
 
 @dataclass(eq=False, slots=True)

@@ -65,7 +65,7 @@ class Policy:
         review_ranks, reject_ranks = grouping.rank_limits(review), grouping.rank_limits(reject)
         if any(map(gt, reject_ranks, review_ranks)):
             raise CalibrationError(f"alpha_reject = {reject} must not exceed alpha_review = {review}")
-        return cls(grouping, grouping.size_of_label, review, reject, review_ranks, reject_ranks)
+        return cls(grouping, grouping.size_of_key, review, reject, review_ranks, reject_ranks)
 
     def decide(self, rank: int, label: int) -> Decision:
         """The decision for a conformal rank of an input with a predicted label."""

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from softrisk_core.bundle import Bundle
 from softrisk_core.diagnostics import DIAGNOSTICS
 from softrisk_core.manifest import FEATURES, OUTPUTS
+from softrisk_core.presence import find_cases
+from softrisk_core.radius import radius
 from softrisk_core.scores.evidence import Evidence, observe
 from softrisk_core.scores.score import FeatureScore, Score
 from softrisk_service.errors import NotServableError
@@ -29,7 +31,8 @@ _TRIAL_SECONDS: Final = 0.02
 
 _COMPARED: Final = ("logits", "probabilities", *DIAGNOSTICS)
 _RANKED: Final = ("rank", "flagged")
-_FLOATS: Final = (*_COMPARED, "nonconformity", "p_value", "risk_score")
+_INTEGERS: Final = frozenset({"label", "rank", "flagged"})
+_FLOATS: Final = tuple(name for name in OUTPUTS if name not in _INTEGERS)
 
 log = structlog.get_logger()
 
@@ -53,6 +56,7 @@ class Runtime:
     """
 
     def __init__(self, bundle: Bundle, settings: Settings) -> None:
+        self._outputs = bundle.manifest.outputs
         golden = self._golden(bundle)
         self._session, reused = open_session(bundle, settings.device, settings.threads or 1)
         try:
@@ -89,7 +93,7 @@ class Runtime:
         found = {node.name for node in self._session.get_inputs()}
         if wanted != found:
             raise NotServableError(f"the graph's inputs are {sorted(found)}, the manifest's {sorted(wanted)}")
-        if missing := set(OUTPUTS) - {node.name for node in self._session.get_outputs()}:
+        if missing := set(self._outputs) - {node.name for node in self._session.get_outputs()}:
             raise NotServableError(f"the graph lacks the outputs {sorted(missing)}")
 
     def run(self, inputs: Inputs) -> Outputs:
@@ -99,13 +103,14 @@ class Runtime:
             inputs: By name, each (B, …) float32.
 
         Returns:
-            Every one of `OUTPUTS` by name, each (B,) or (B, C).
+            Every one of the manifest's outputs by name, each (B,) or (B, C).
         """
-        return dict(zip(OUTPUTS, self._session.run(OUTPUTS, inputs), strict=True))
+        return dict(zip(self._outputs, self._session.run(self._outputs, inputs), strict=True))
 
     def _golden(self, bundle: Bundle) -> dict[str, NDArray[np.float32]]:
         inputs, outputs = bundle.golden()
-        if missing := ({spec.name for spec in bundle.manifest.inputs} - set(inputs)) | (set(OUTPUTS) - set(outputs)):
+        wanted = {spec.name for spec in bundle.manifest.inputs}
+        if missing := (wanted - set(inputs)) | (set(self._outputs) - set(outputs)):
             raise NotServableError(f"golden.npz lacks {sorted(missing)}")
         return inputs
 
@@ -141,7 +146,7 @@ class Runtime:
         inputs, expected = bundle.golden()
         tolerance = bundle.manifest.parity.tolerance
         actual = self._try(inputs)
-        for name in OUTPUTS:
+        for name in self._outputs:
             if actual[name].shape != expected[name].shape:
                 raise NotServableError(f"output {name} has shape {actual[name].shape}, not {expected[name].shape}")
         for name in _COMPARED:
@@ -166,6 +171,26 @@ class Runtime:
             for name in names:
                 if not np.array_equal(actual[name][rows], expected[name][rows]):
                     raise NotServableError(f"golden replay on {self.provider}: {name} is not the one recorded")
+        self._check_radii(bundle, inputs, actual)
+
+    def _check_radii(self, bundle: Bundle, inputs: Inputs, actual: Outputs) -> None:
+        """Hold radii against their formula, on rows that have every input: one that is larger proves nothing."""
+        manifest, tolerance, facts = bundle.manifest, bundle.manifest.parity.tolerance, bundle.manifest.radius
+        if facts is None:
+            return
+        changed: list[tuple[NDArray[np.float64], float]] = []
+        for kind, constants in bundle.lipschitz().items():
+            rounding = facts.rounding if kind == "certified" else 0.0
+            changed += [(slopes, rounding) for slopes in (constants, *(constants if len(constants) > 1 else ()))]
+        whole = find_cases(inputs, {spec.name: spec.optional for spec in manifest.inputs}) == 0
+        for name, (slopes, rounding) in zip(facts.outputs, changed, strict=True):
+            found, expected = actual[name][whole], radius(actual["logits"][whole], slopes, rounding)
+            least = expected * (1 - tolerance.relative) - tolerance.absolute
+            if not ((least <= found) & (found <= expected)).all():
+                raise NotServableError(
+                    f"golden replay on {self.provider}: {name} is not what the Lipschitz constants give for these "
+                    "logits; export the model again"
+                )
 
     def _evidence(self, score: Score, inputs: Inputs) -> Evidence:
         """What the graph answers here."""
@@ -188,9 +213,10 @@ def finite_rows(outputs: Outputs) -> NDArray[np.bool_] | None:
         Shape (B,), or None.
     """
     rows = len(outputs["logits"])
-    if np.isfinite(np.concatenate([outputs[name].ravel() for name in _FLOATS])).all():
+    floats = _FLOATS if len(outputs) == len(OUTPUTS) else tuple(name for name in outputs if name not in _INTEGERS)
+    if np.isfinite(np.concatenate([outputs[name].ravel() for name in floats])).all():
         return None
     finite = np.ones(rows, np.bool_)
-    for name in _FLOATS:
+    for name in floats:
         finite &= np.isfinite(outputs[name].reshape(rows, -1)).all(axis=1)
     return finite

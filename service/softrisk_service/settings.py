@@ -51,6 +51,8 @@ class Settings(BaseSettings):
     """Most instances in one request; beyond it 413."""
     max_pixels: Count = 25_000_000
     """Most pixels of all images in one request, each as stored or as resized, whichever is more; beyond it 413."""
+    max_samples: Count = 25_000_000
+    """Most samples of all recordings in one request, each as many as the model takes; beyond it 413."""
     max_body_bytes: Count = 16 * 1024 * 1024
     """Longest request body; beyond it 413."""
     max_json_bytes: Count = 4 * 1024 * 1024

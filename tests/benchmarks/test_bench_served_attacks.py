@@ -17,23 +17,6 @@ from softrisk_core.repository import Repository
 from softrisk_export.checkpoint_source import checkpoint_source
 from softrisk_export.fit import Wanted
 from softrisk_export.seal import seal
-from softrisk_training.data import load_data, split_rows
-from softrisk_training.trainer import TrainingConfig, train
-
-CONFIG = TrainingConfig(
-    architecture="small-cnn",
-    width=4,
-    loss="drsl",
-    loss_settings={},
-    epochs=4,
-    batch_size=32,
-    optimizer="adamw",
-    learning_rate=1e-2,
-    weight_decay=0.0,
-    augmentation="none",
-    bfloat16=False,
-    seed=0,
-)
 
 
 class Bright:
@@ -77,22 +60,14 @@ def test_images_that_cannot_be_told_apart_are_refused() -> None:
         ServedModel(cast(Caller, Bright()), originals, torch.tensor([0, 1]), classes=2, epsilon=0.15, avoid_flags=False)
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("checkpoint") / "digits.pt"
-    data = load_data("digits")
-    train(CONFIG, data, split_rows(data, CONFIG.seed), path)
-    return path
-
-
 def test_every_level_of_a_real_service_is_attacked(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained_digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)  # other tests keep their threads
-    source, rows = checkpoint_source(checkpoint, None)
+    source, rows = checkpoint_source(trained_digits, None)
     bundle = seal(Repository(tmp_path / "models"), "digits", source, rows, Wanted("logit_gap:low"), 0.05).bundle
     out = tmp_path / "out"
-    main(bundle.folder, checkpoint, out, epsilon=[0.3], queries=[10, 60], images=12, seed=0)
+    main(bundle.folder, trained_digits, out, epsilon=[0.3], queries=[10, 60], images=12, seed=0)
     record = Record.model_validate_json((out / "result.json").read_text())
     assert [(each.level, each.attacker) for each in record.largest] == [(each.level, each.name) for each in ATTACKERS]
     by_name = {(each.level, each.attacker): each for each in record.largest}

@@ -14,87 +14,64 @@ from numpy.typing import NDArray
 from benchmarks import false_alarm_law, probe_cost
 from softrisk_core.bundle import load_bundle
 from softrisk_core.conformal import confident_rank, marginal_rank
-from softrisk_core.manifest import Nonconformity, ProbeFacts
 from softrisk_core.probes import draw_noise, make_probes
 from softrisk_core.repository import Repository
-from softrisk_core.rows import digest_rows
+from softrisk_core.score_facts import Nonconformity, ProbeFacts
 from softrisk_core.scores.combined import Combination, GatedCombination, fit_edges
 from softrisk_core.scores.evidence import observe
 from softrisk_core.scores.features import features
 from softrisk_evaluation.errors import EvaluationError
 from softrisk_evaluation.statistics import FalseAlarmLaw, GroupAlarms
 from softrisk_export.checkpoint_source import checkpoint_source
-from softrisk_export.fit import Wanted
+from softrisk_export.fit import Wanted, opened
 from softrisk_export.seal import seal
 from softrisk_export.source import Source
 from softrisk_training.checkpoint import load_checkpoint
-from softrisk_training.data import load_data, split_rows
-from softrisk_training.trainer import TrainingConfig, train
+from softrisk_training.data import load_data
 
-CONFIG = TrainingConfig(
-    architecture="small-cnn",
-    width=4,
-    loss="drsl",
-    loss_settings={},
-    epochs=2,
-    batch_size=32,
-    optimizer="adamw",
-    learning_rate=1e-2,
-    weight_decay=0.0,
-    augmentation="none",
-    bfloat16=False,
-    seed=0,
-)
 PROBES = ("shift", "noise")
 
 
 def probed(source: Source, inputs: NDArray[np.float32]) -> Wanted:
     """A combination that probes about the half of clean inputs, with weights out of thin air."""
     probes = make_probes(PROBES, draw_noise(inputs.shape[1:], seed=0))
+    logits, _ = opened(source, None)
     parts = []
     for own in ((), probes):
-        evidence = observe(source.logits, inputs, own)
+        evidence = observe(logits, inputs, own)
         edges = fit_edges(features(evidence))
         parts.append(Combination(edges, np.full(2 * len(edges), 0.1, np.float32), np.float32(0), own))
     gate, full = parts
-    median = np.median(gate.of(observe(source.logits, inputs, ())))
+    median = np.median(gate.of(observe(logits, inputs, ())))
     score = GatedCombination(gate, full, np.array([median, np.inf], np.float32))
     facts = ProbeFacts(mode="auto", names=PROBES, passes=2)
     return Wanted("probed", sealed=(score, Nonconformity(score="probed", families=("iterative",), probes=facts)))
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("checkpoint") / "digits.pt"
-    data = load_data("digits")
-    train(CONFIG, data, split_rows(data, CONFIG.seed), path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def model(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(trained_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Versions 1 to 4: a diagnostic, a score that was fitted to clean rows, one with probes, one for each class."""
     repository = Repository(tmp_path_factory.mktemp("models"))
-    source, rows = checkpoint_source(checkpoint, None)
-    for wanted in (Wanted("logit_gap:low"), Wanted("logit_gap:two-sided"), probed(source, rows.inputs)):
+    source, rows = checkpoint_source(trained_digits, None)
+    for wanted in (Wanted("logit_gap:low"), Wanted("logit_gap:two-sided"), probed(source, rows.input)):
         seal(repository, "digits", source, rows, wanted, 0.05)
     seal(repository, "digits", source, rows, Wanted("logit_gap:low"), 0.2, per_class=True)
     return repository.path("digits", 1).parent
 
 
-def test_rows_are_the_calibration_and_test_rows_that_fitted_nothing(model: Path, checkpoint: Path) -> None:
-    clean, splits, data = CleanData("digits"), load_checkpoint(checkpoint).splits, load_data("digits")
+def test_rows_are_the_calibration_and_test_rows_that_fitted_nothing(model: Path, trained_digits: Path) -> None:
+    clean, splits, data = CleanData("digits"), load_checkpoint(trained_digits).splits, load_data("digits")
     for version, fitted in ((1, False), (2, True)):
         bundle = load_bundle(model / str(version))
-        found = set(digest_rows(clean.unseen(bundle).inputs).tolist())
+        found = set(clean.unseen(bundle).digests.tolist())
         expected = set(data.digests(np.concatenate([splits.calibration, splits.test])).tolist())
         fit_rows = set(bundle.calibration().fit_rows.tolist())
         assert bool(fit_rows) == fitted
         assert found == expected - fit_rows
 
 
-def test_a_version_that_does_not_know_its_training_rows_is_refused(checkpoint: Path, tmp_path: Path) -> None:
-    source, rows = checkpoint_source(checkpoint, None)
+def test_a_version_that_does_not_know_its_training_rows_is_refused(trained_digits: Path, tmp_path: Path) -> None:
+    source, rows = checkpoint_source(trained_digits, None)
     source = replace(source, seen_rows=np.empty(0, np.uint64))
     bundle = seal(Repository(tmp_path), "digits", source, rows, Wanted("logit_gap:low"), 0.05).bundle
     with pytest.raises(EvaluationError, match="does not know which rows trained it"):
@@ -137,8 +114,8 @@ def test_a_calibration_per_class_is_refused(model: Path, tmp_path: Path) -> None
         false_alarm_law.main([model / "4"], "digits", tmp_path, splits=1, seed=0)
 
 
-def test_data_without_other_clean_rows_are_refused(model: Path, checkpoint: Path, tmp_path: Path) -> None:
-    data, rows = load_data("digits"), load_checkpoint(checkpoint).splits.calibration
+def test_data_without_other_clean_rows_are_refused(model: Path, trained_digits: Path, tmp_path: Path) -> None:
+    data, rows = load_data("digits"), load_checkpoint(trained_digits).splits.calibration
     np.savez(tmp_path / "own.npz", images=data.images[rows], labels=data.labels[rows])
     with pytest.raises(EvaluationError, match="none beside those that calibrate"):
         false_alarm_law.main([model / "1"], str(tmp_path / "own.npz"), tmp_path, splits=1, seed=0)

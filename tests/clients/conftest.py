@@ -15,6 +15,13 @@ import stamina
 PNG = b"\x89PNG\r\n\x1a\n" + b"pixels"
 ODD_PNG = b"\x89PNG\r\n\x1a\n" + b"odd pixels"
 JPEG = b"\xff\xd8\xff\xe0" + b"pixels"
+WAV = b"RIFF\x00\x00\x00\x00WAVE" + b"samples"
+RADIUS = {
+    "certified": 0.50009,
+    "norm": "l2",
+    "space": {"image": "pixels", "audio": "log-mel"},
+    "inputs": {"image": {"certified": 0.625}, "audio": {"certified": 2.5}},
+}
 
 
 def prediction(decision: str = "accept", p_value: float = 0.69, rank: int = 690, **changes: Any) -> dict[str, Any]:
@@ -82,6 +89,8 @@ class FakeService:
                 return httpx2.Response(200)
             case "POST", "/v1/models/mnist:predict" | "/v1/models/mnist/versions/3:predict":
                 return self._predict(request)
+            case "POST", "/v1/models/digits:predict":
+                return self._hear(request)
             case "POST", "/v2/models/mnist/infer" | "/v2/models/mnist/versions/3/infer":
                 outputs = [{"name": "p_value", "datatype": "FP64", "shape": [1], "data": [0.69]}]
                 answer = {"model_name": "mnist", "model_version": "1", "parameters": {"alpha": 0.01, "n": 999}}
@@ -98,6 +107,14 @@ class FakeService:
             return problem(422, "not an image")
         predictions = [self.odd if image == ODD_PNG else prediction() for image in images]
         answer = {"model_name": "mnist", "model_version": "1", "predictions": predictions}
+        return httpx2.Response(200, json=answer)
+
+    def _hear(self, request: httpx2.Request) -> httpx2.Response:
+        for instance in json.loads(request.content)["instances"]:
+            for name, value in instance.items():
+                if not b64decode(value["b64"]).startswith({"image": PNG[:8], "audio": WAV[:4]}[name]):
+                    return problem(422, f"input {name!r}: not such a file")
+        answer = {"model_name": "digits", "model_version": "1", "predictions": [prediction(radius=RADIUS)]}
         return httpx2.Response(200, json=answer)
 
 

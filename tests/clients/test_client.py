@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"pixels"
 JPEG = b"\xff\xd8\xff\xe0" + b"pixels"
+WAV = b"RIFF\x00\x00\x00\x00WAVE" + b"samples"
 
 
 @pytest.fixture(params=["sync", "async"])
@@ -69,6 +70,34 @@ async def test_arrays_bytes_and_files_are_instances(call: Any, service: FakeServ
     assert np.array_equal(np.array(service.body["instances"][0], np.float32), image)
     await call("predict", image[None])
     assert service.body["instances"] == [image.tolist()]
+    for written in (b64, {"sound": b64}):  # as the service's own documentation writes it
+        await call("predict", [written])
+        assert service.body["instances"] == [written]
+
+
+async def test_several_inputs_are_one_instance_by_name(call: Any, service: FakeService, tmp_path: Path) -> None:
+    (tmp_path / "7.png").write_bytes(PNG)
+    (tmp_path / "seven.wav").write_bytes(WAV)
+    files = {"image": str(tmp_path / "7.png"), "audio": tmp_path / "seven.wav"}
+    answer = await call("predict", files, model="digits")
+    sent = {"image": {"b64": b64encode(PNG).decode()}, "audio": {"b64": b64encode(WAV).decode()}}
+    assert service.body["instances"] == [sent]
+    (prediction,) = answer.predictions
+    assert (prediction.radius.certified, prediction.radius.estimated) == (0.50009, None)
+    assert (prediction.radius.norm, prediction.radius.space["audio"]) == ("l2", "log-mel")
+    assert prediction.radius.inputs["audio"].certified == 2.5
+    await call("predict", [files, {"audio": WAV}], model="digits")
+    assert service.body["instances"] == [sent, {"audio": sent["audio"]}]
+
+
+async def test_a_single_file_is_one_instance(call: Any, service: FakeService, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(PNG)
+    for given in (path, str(path), PNG, [str(path)]):
+        assert (await call("predict", given)).predictions[0].radius is None
+        assert service.body["instances"] == [{"b64": b64encode(PNG).decode()}]
+    with pytest.raises(FileNotFoundError, match=r"none\.png"):
+        await call("predict", "none.png")
 
 
 @pytest.mark.parametrize("instance", [float("nan"), [np.inf], object()])

@@ -85,9 +85,49 @@ def test_one_bad_file_does_not_lose_the_other_answers() -> None:
     assert err.splitlines() == [
         "missing.png: No such file or directory",
         "zip.png: 422 Refused: not an image",
-        "images is a folder: name image files",
+        "images is a folder: name files",
     ]
     assert "odd.png" in out
+
+
+def test_the_files_of_several_inputs_are_one_instance(on_the_network: FakeService) -> None:
+    inputs = ("--model", "digits", "--input", "image=seven[x].png", "--input", "audio=7=seven.wav")
+    Path("7=seven.wav").write_bytes(b"RIFF....WAVE")
+    status, out, err = run(*inputs)
+    assert (status, err) == (0, "")
+    assert list(on_the_network.body["instances"][0]) == ["image", "audio"]
+    (row,) = [cells(line) for line in out.splitlines() if ".wav" in line]
+    assert row == ["seven[x].png,", "7=seven.wav", "seven", "0.9987", "8.1000", "0.6900", "0.5000", "accept"]
+    assert "certified radius" in out
+    answer = json.loads(run(*inputs, "--json")[1])
+    assert answer["files"] == {"image": "seven[x].png", "audio": "7=seven.wav"}
+    assert answer["radius"]["inputs"]["audio"] == {"certified": 2.5}
+
+
+@pytest.mark.usefixtures("on_the_network")
+def test_a_fault_of_several_inputs_names_their_files() -> None:
+    assert run("--model", "digits", "--input", "audio=odd.png") == (
+        1,
+        "",
+        "odd.png: 422 Refused: input 'audio': not such a file\n",
+    )
+    assert run("--model", "digits", "--input", "audio=none.wav")[2] == "none.wav: No such file or directory\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "name files, or --input NAME=FILE"),
+        (("odd.png", "--input", "image=odd.png"), "and not both"),
+        (("--input", "odd.png"), "expected NAME=FILE"),
+        (("--input", "image="), "expected NAME=FILE"),
+        (("--input", "image=odd.png", "--input", "image=odd.png"), "there is a file for image already"),
+    ],
+)
+def test_what_is_to_be_sent_must_be_clear(arguments: tuple[str, ...], said: str) -> None:
+    status, _, err = run(*arguments)
+    assert status == 2
+    assert said in " ".join(err.replace("│", " ").split())
 
 
 @pytest.mark.usefixtures("on_the_network")

@@ -55,6 +55,7 @@ def test_the_readme_runs(
     monkeypatch.chdir(tmp_path)
     Path("seven.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"pixels")
     Path("odd.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"odd pixels")
+    Path("seven.wav").write_bytes(b"RIFF....WAVE")
     exec(compile(block, "README.md", "exec"), {"__name__": "__main__"})
     assert on_the_network.requests
 

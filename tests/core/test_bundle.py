@@ -16,12 +16,14 @@ from softrisk_core.bundle import (
     GOLDEN,
     MANIFEST,
     MODEL,
+    RADIUS,
     SCORE,
     Bundle,
     CalibrationArrays,
     file_entry,
     load_bundle,
     write_golden,
+    write_lipschitz,
     write_score,
 )
 from softrisk_core.conformal import confident_rank, marginal_rank
@@ -29,17 +31,20 @@ from softrisk_core.diagnostics import DIAGNOSTICS
 from softrisk_core.errors import BundleError, ModelNotFoundError
 from softrisk_core.groups import Grouping
 from softrisk_core.manifest import (
+    OUTPUTS,
+    RADII,
     CalibrationFacts,
     ImageInput,
     InputSpec,
     Level,
     Manifest,
     ModelFacts,
-    Nonconformity,
     Parity,
+    RadiusFacts,
     Tolerance,
 )
 from softrisk_core.repository import Draft, Repository, resolve
+from softrisk_core.score_facts import Nonconformity
 from softrisk_core.scores.evidence import Evidence
 from softrisk_core.scores.kl_matching import KLMatching
 
@@ -202,6 +207,36 @@ def grouped(
     return change
 
 
+def several(format_version: int, **changes: Any) -> Callable[[dict[str, Any]], None]:
+    """Gives a manifest a second input, which takes recordings and may be left out."""
+    audio = {"sample_rate": 8000, "longer": "crop"}
+    sound = {"name": "sound", "shape": [-1, 16000], "domain": [-1, 1], "audio": audio, "optional": True, **changes}
+
+    def change(document: dict[str, Any]) -> None:
+        document["inputs"].append(sound)
+        document["format_version"] = format_version
+
+    return change
+
+
+def both(*changes: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
+    def change(document: dict[str, Any]) -> None:
+        for each in changes:
+            each(document)
+
+    return change
+
+
+def bounded(format_version: int, **changes: Any) -> Callable[[dict[str, Any]], None]:
+    """Gives a manifest a radius."""
+
+    def change(document: dict[str, Any]) -> None:
+        document["radius"] = {"spaces": {"image": "pixels"}, "kinds": ["certified"], **changes}
+        document["format_version"] = format_version
+
+    return change
+
+
 def damage_truncate(folder: Path) -> None:
     path = folder / MODEL
     path.write_bytes(path.read_bytes()[:-10])
@@ -238,8 +273,8 @@ def damage_calibration_bytes(folder: Path) -> None:
         (lambda f: (f / MANIFEST).write_text("[]"), "not the manifest of a softrisk bundle"),
         (lambda f: edit_manifest(f, lambda m: m.update(format="mlflow")), "not the manifest of a softrisk bundle"),
         (
-            lambda f: edit_manifest(f, lambda m: m.update(format_version=4, tools={"softrisk": "9.1"})),
-            r"has format 4, written by softrisk 9\.1.*upgrade",
+            lambda f: edit_manifest(f, lambda m: m.update(format_version=5, tools={"softrisk": "9.1"})),
+            r"has format 5, written by softrisk 9\.1.*upgrade",
         ),
         (lambda f: edit_manifest(f, lambda m: m.update(format_version=9, tools=[])), "written by softrisk a newer"),
         (lambda f: edit_manifest(f, lambda m: m.update(format_version="1")), "must be a positive integer, got '1'"),
@@ -277,6 +312,29 @@ def damage_calibration_bytes(folder: Path) -> None:
         (lambda f: edit_manifest(f, grouped([0, 2], [1, 3])), "each of the 3 labels once"),
         (lambda f: edit_manifest(f, grouped([0, 1], [2], n=(100, 98))), "n = 199 rows together"),
         (lambda f: edit_manifest(f, grouped([0, 1], [2], n=(150, 49))), "at least 99"),
+        (lambda f: edit_manifest(f, several(3)), "the input 'sound' needs format 4, not 3"),
+        (lambda f: edit_manifest(f, several(4, name="image")), "inputs must have different names, got image, image"),
+        (lambda f: edit_manifest(f, several(4, shape=[-1, 2, 9])), "recordings have one channel"),
+        (lambda f: edit_manifest(f, several(4, audio={"sample_rate": 0})), "greater than 0"),
+        (lambda f: edit_manifest(f, several(4, audio={"sample_rate": 9, "longer": "squeeze"})), "'refuse' or 'crop'"),
+        (
+            lambda f: edit_manifest(f, both(several(4), grouped([0, 1], [2], format_version=4))),
+            "groups by label, or optional inputs, not both",
+        ),
+        (
+            lambda f: edit_manifest(
+                f, lambda m: m.update(format_version=4, inputs=[{**m["inputs"][0], "optional": True}])
+            ),
+            "the only input, 'image', cannot be optional",
+        ),
+        (lambda f: edit_manifest(f, bounded(3)), "a radius needs format 4, not 3"),
+        (lambda f: edit_manifest(f, bounded(4, kinds=[])), "at least 1 item"),
+        (lambda f: edit_manifest(f, bounded(4, kinds=["estimated", "certified"])), "in this order, got estimated, cer"),
+        (
+            lambda f: edit_manifest(f, bounded(4, spaces={"sound": "log-mel"})),
+            "those of the inputs image, in this order",
+        ),
+        (lambda f: edit_manifest(f, bounded(4)), r"the entry of radius\.npz is missing"),
     ],
 )
 def test_damage_is_named(tmp_path: Path, damage: Callable[[Path], object], message: str) -> None:
@@ -305,7 +363,7 @@ def test_a_repository_is_not_a_bundle_and_says_what_it_holds(tmp_path: Path) -> 
         load_bundle(tmp_path / "absent")
 
 
-@pytest.mark.parametrize("version", ["1", "2", "3_groups", "3_probes"])
+@pytest.mark.parametrize("version", ["1", "2", "3_groups", "3_probes", "4"])
 def test_the_golden_manifest_of_a_format_still_reads(version: str) -> None:
     """Written by the first version that had this format; it must read for as long as the format is read."""
     text = (Path(__file__).parent / f"golden_manifest_format_{version}.json").read_text()
@@ -399,3 +457,47 @@ def test_the_groups_of_a_manifest_are_by_label(tmp_path: Path) -> None:
 
 def test_a_marginal_manifest_says_nothing_of_groups(tmp_path: Path) -> None:
     assert "groups" not in json.loads(make_bundle(tmp_path).manifest.model_dump_json())["calibration"]
+
+
+def test_a_manifest_of_one_image_says_nothing_of_what_format_4_brought(tmp_path: Path) -> None:
+    document = json.loads(make_bundle(tmp_path).manifest.model_dump_json())
+    assert "radius" not in document
+    assert set(document["inputs"][0]) == {"name", "datatype", "shape", "domain", "image"}
+
+
+def test_the_cases_and_outputs_of_a_bundle_follow_from_its_inputs_and_radius() -> None:
+    document = manifest("digits", 1, calibration_arrays()).model_dump(mode="json")
+    plain = Manifest.model_validate(document)
+    assert (plain.cases, plain.outputs) == ((("image",),), OUTPUTS)
+    bounded(4, kinds=["certified", "estimated"])(document)
+    assert Manifest.model_validate(document).outputs == (*OUTPUTS, *RADII)
+    several(4)(document)
+    bounded(4, spaces={"image": "pixels", "sound": "log-mel"})(document)
+    found = Manifest.model_validate(document)
+    assert found.cases == (("image", "sound"), ("image",))
+    radii = ("certified_radius", "certified_radius_image", "certified_radius_sound")
+    assert found.outputs == (*OUTPUTS, *radii)
+    # Ranks and limits mean the same in each case, and whoever compares them need not know it.
+    assert found.grouping == Grouping.marginal(199, 3)
+
+
+def test_the_constants_of_a_radius_are_sealed(tmp_path: Path) -> None:
+    constants = np.random.default_rng(0).random((1, 3, 3))
+    with Repository(tmp_path).new_version("digits") as draft:
+        facts = fill(draft).model_copy(
+            update={"format_version": 4, "radius": RadiusFacts(spaces={"image": "pixels"}, kinds=("certified",))}
+        )
+        with pytest.raises(BundleError, match=r"the entry of radius\.npz is missing"):
+            draft.seal(facts)
+        write_lipschitz(draft.folder / RADIUS, {"certified": constants})
+        bundle = draft.seal(facts)
+    np.testing.assert_array_equal(bundle.lipschitz()["certified"], constants)
+    assert RADIUS in bundle.manifest.files
+    assert make_bundle(tmp_path, "plain").lipschitz() == {}
+
+
+def test_scores_are_those_of_every_case(tmp_path: Path) -> None:
+    folder = make_bundle(tmp_path).folder
+    edit_manifest(folder, several(4))
+    with pytest.raises(BundleError, match="not those of calibration"):
+        load_bundle(folder).calibration()

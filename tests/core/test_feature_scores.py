@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.covariance import ledoit_wolf
 
 from softrisk_core.errors import CalibrationError
-from softrisk_core.manifest import Nonconformity
+from softrisk_core.score_facts import Nonconformity
 from softrisk_core.scores.catalogue import find_score
 from softrisk_core.scores.evidence import Evidence, observe
 from softrisk_core.scores.knn import KNN, NEAREST, ROWS

@@ -33,7 +33,7 @@ def test_every_group_can_flag_and_only_large_classes_have_their_own(counts: list
         return
     assert sum(grouping.sizes) == sum(counts)
     assert all(marginal_rank(alpha, n) >= 1 for n in grouping.sizes)
-    members = [grouping.labels(group) for group in range(len(grouping.sizes))]
+    members = [grouping.keys(group) for group in range(len(grouping.sizes))]
     assert sorted(label for group in members for label in group) == list(range(len(counts)))
     assert all(sum(counts[label] for label in group) == n for group, n in zip(members, grouping.sizes, strict=True))
     *own, last = members
@@ -86,7 +86,7 @@ def test_a_rank_counts_the_scores_of_its_own_group(calibration: Rows, new: Rows)
     for label, score, rank in zip(new_labels, new_scores, found, strict=True):
         own = [s for each, s in calibration if of_label[each] == of_label[label]]
         assert rank == 1 + sum(s >= score for s in own)
-    expected = found / np.array([grouping.size_of_label[label] + 1 for label in new_labels])
+    expected = found / np.array([grouping.size_of_key[label] + 1 for label in new_labels])
     np.testing.assert_array_equal(grouping.p_values(found, new_labels), expected)
 
 

@@ -23,6 +23,18 @@ def test_digests_are_the_same_on_every_machine() -> None:
     assert digest_rows(np.arange(4, dtype=np.float32).reshape(1, 4)).tolist() == [0xCA9D50D3B8200AE3]
 
 
+def test_all_inputs_of_a_row_count_in_their_order() -> None:
+    sounds = np.random.default_rng(1).random((50, 7), dtype=np.float32)
+    digests = digest_rows(ROWS, sounds)
+    assert len(set(digests.tolist())) == 50
+    assert not np.isin(
+        digests, np.concatenate([digest_rows(ROWS), digest_rows(sounds), digest_rows(sounds, ROWS)])
+    ).any()
+    other = sounds.copy()
+    other[7, 3] += 1
+    assert (digest_rows(ROWS, other) != digests).nonzero()[0].tolist() == [7]
+
+
 def test_overlap_counts_rows_of_the_first_set() -> None:
     digests = digest_rows(ROWS)
     assert count_overlap(digests[:10], digests[5:]) == 5

@@ -28,10 +28,23 @@ def clean(n: int, classes: int = 5, score: str = LOW_GAP) -> Outputs:
     return outputs_of(np.random.default_rng(n).normal(size=(n, classes)).astype(np.float32), score)
 
 
-def calibrated(n: int) -> CalibrationArrays:
+def arrays_of(
+    outputs: Outputs,
+    score: str = LOW_GAP,
+    grouping: Grouping = MARGINAL,
+    *,
+    rows: NDArray[np.uint64] | None = None,
+    fit_rows: NDArray[np.uint64] = NONE,
+    seen_rows: NDArray[np.uint64] = NONE,
+) -> CalibrationArrays:
+    digests = np.arange(len(outputs["label"]), dtype=np.uint64) if rows is None else rows
     return calibration_arrays(
-        clean(n), LOW_GAP, Grouping.marginal(n, 5), rows=np.arange(n, dtype=np.uint64), fit_rows=NONE, seen_rows=NONE
+        outputs, score, grouping, outputs["label"], rows=digests, fit_rows=fit_rows, seen_rows=seen_rows
     )
+
+
+def calibrated(n: int) -> CalibrationArrays:
+    return arrays_of(clean(n), grouping=Grouping.marginal(n, 5))
 
 
 def test_scores_are_ascending_and_histograms_hold_every_row() -> None:
@@ -45,8 +58,7 @@ def test_quantiles_can_be_read_off_the_histogram_of_a_skewed_diagnostic() -> Non
     logits = np.random.default_rng(0).normal(size=(2001, 10)).astype(np.float32)
     logits[:, 3] += np.random.default_rng(1).gamma(4, 5, 2001).astype(np.float32)
     outputs = outputs_of(logits)
-    rows = np.arange(2001, dtype=np.uint64)
-    arrays = calibration_arrays(outputs, LOW_GAP, Grouping.marginal(2001, 10), rows=rows, fit_rows=NONE, seen_rows=NONE)
+    arrays = arrays_of(outputs, grouping=Grouping.marginal(2001, 10))
     for name, (edges, counts) in arrays.histograms.items():
         values = outputs[name].astype(np.float64)
         assert (np.diff(edges) > 0).all()
@@ -60,14 +72,7 @@ def test_quantiles_can_be_read_off_the_histogram_of_a_skewed_diagnostic() -> Non
 
 def test_the_histogram_of_a_constant_is_one_bin() -> None:
     # Two classes leave a single one beside the label.
-    arrays = calibration_arrays(
-        clean(60, classes=2),
-        LOW_GAP,
-        Grouping.marginal(60, 2),
-        rows=np.arange(60, dtype=np.uint64),
-        fit_rows=NONE,
-        seen_rows=NONE,
-    )
+    arrays = arrays_of(clean(60, classes=2), grouping=Grouping.marginal(60, 2))
     edges, counts = arrays.histograms["dispersion"]
     assert (edges.tolist(), counts.tolist()) == ([0, 0], [60])
 
@@ -80,11 +85,8 @@ def test_facts_list_every_level_that_the_calibration_serves() -> None:
 
 
 def test_rows_seen_in_training_are_counted_and_refused() -> None:
-    rows = np.arange(60, dtype=np.uint64)
     with pytest.raises(CalibrationError, match=r"^13 of the 60 calibration rows were used to train"):
-        calibration_arrays(
-            clean(60), LOW_GAP, MARGINAL, rows=rows, fit_rows=NONE, seen_rows=np.arange(47, 200, dtype=np.uint64)
-        )
+        arrays_of(clean(60), seen_rows=np.arange(47, 200, dtype=np.uint64))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -93,50 +95,34 @@ def test_logits_that_are_not_finite_are_counted_and_refused(value: float) -> Non
     outputs["logits"] = outputs["logits"].copy()
     outputs["logits"][7:10, 1] = value
     with pytest.raises(CalibrationError, match="the logits of 3 of the 60 calibration rows are not finite"):
-        calibration_arrays(
-            outputs, LOW_GAP, MARGINAL, rows=np.arange(60, dtype=np.uint64), fit_rows=NONE, seen_rows=NONE
-        )
+        arrays_of(outputs)
 
 
 @pytest.mark.parametrize("diagnostic", ["dispersion", "softmax_dispersion", "complement_entropy"])
 def test_a_diagnostic_that_says_nothing_is_refused(diagnostic: str) -> None:
     # Two classes leave a single one beside the label.
+    score = f"{diagnostic}:low"
     with pytest.raises(CalibrationError, match=f"{diagnostic}:low has the same value, .* on all 60 calibration rows"):
-        calibration_arrays(
-            clean(60, classes=2, score=f"{diagnostic}:low"),
-            f"{diagnostic}:low",
-            Grouping.marginal(60, 2),
-            rows=np.arange(60, dtype=np.uint64),
-            fit_rows=NONE,
-            seen_rows=NONE,
-        )
+        arrays_of(clean(60, classes=2, score=score), score, Grouping.marginal(60, 2))
 
 
 def test_rows_of_one_content_are_refused_as_such() -> None:
     same = outputs_of(np.repeat(np.arange(5, dtype=np.float32)[None], 60, axis=0))
     with pytest.raises(CalibrationError, match="all 60 calibration rows have the same content"):
-        calibration_arrays(same, LOW_GAP, MARGINAL, rows=np.zeros(60, np.uint64), fit_rows=NONE, seen_rows=NONE)
+        arrays_of(same, rows=np.zeros(60, np.uint64))
 
 
 def test_rows_of_a_fit_must_be_new_to_the_model_as_well() -> None:
     rows = np.arange(60, dtype=np.uint64)
     with pytest.raises(CalibrationError, match=r"^5 of the 80 calibration rows were used to train"):
-        calibration_arrays(
-            clean(60),
-            LOW_GAP,
-            MARGINAL,
-            rows=rows,
-            fit_rows=np.arange(60, 80, dtype=np.uint64),
-            seen_rows=rows + np.uint64(75),
-        )
+        arrays_of(clean(60), fit_rows=np.arange(60, 80, dtype=np.uint64), seen_rows=rows + np.uint64(75))
 
 
 def test_groups_keep_their_scores_apart_and_have_levels_of_their_own() -> None:
     outputs = clean(250)
     first = int((outputs["label"] == 0).sum())
     grouping = Grouping((0, 1, 1, 1, 1), (first, 250 - first))
-    rows = np.arange(250, dtype=np.uint64)
-    arrays = calibration_arrays(outputs, LOW_GAP, grouping, rows=rows, fit_rows=NONE, seen_rows=NONE)
+    arrays = arrays_of(outputs, grouping=grouping)
     for group, scores in enumerate(grouping.split(arrays.scores)):
         mine = grouping.groups(outputs["label"]) == group
         np.testing.assert_array_equal(scores, np.sort(outputs["nonconformity"][mine]))

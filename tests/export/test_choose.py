@@ -7,8 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 from softrisk_core.errors import CalibrationError
-from softrisk_core.manifest import GatePoint
 from softrisk_core.probes import draw_noise, make_probes
+from softrisk_core.score_facts import GatePoint
 from softrisk_core.scores.combined import ALWAYS, GatedCombination
 from softrisk_core.scores.evidence import Evidence
 from softrisk_export import choose as choosing

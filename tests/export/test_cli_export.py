@@ -171,6 +171,7 @@ def test_calibrate_imports_no_torch(first_version: Path, own_data: Path) -> None
         (["--score", "gap"], "is not a score"),
         (["--name", "../up"], "is not a model name"),
         (["--calibration", "nowhere"], "nowhere does not exist"),
+        (["--optional", "image"], "--optional is for a checkpoint of several inputs"),
     ],
 )
 def test_mistakes_are_errors_of_ours(checkpoint_path: Path, tmp_path: Path, arguments: list[str], said: str) -> None:

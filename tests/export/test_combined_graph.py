@@ -13,6 +13,7 @@ from softrisk_core.errors import CalibrationError
 from softrisk_core.groups import Grouping
 from softrisk_core.manifest import OUTPUTS
 from softrisk_core.probes import PROBES, Probe, draw_noise, make_probes
+from softrisk_core.rows import Inputs, count_rows
 from softrisk_core.scores.combined import ALWAYS, Combination, GatedCombination, fit_edges
 from softrisk_core.scores.evidence import Evidence, observe
 from softrisk_core.scores.features import features
@@ -177,11 +178,11 @@ def test_parity_covers_a_batch_in_which_nothing_is_probed() -> None:
     run = Runner(finished(score))
     seen_sizes: list[int] = []
 
-    def source(images: Images) -> Images:
-        seen_sizes.append(len(images))
-        return run(images, ["logits"])["logits"].astype(np.float32)
+    def source(inputs: Inputs) -> Images:
+        seen_sizes.append(count_rows(inputs))
+        return run(inputs, ["logits"])["logits"].astype(np.float32)
 
-    check_parity(run, source, score, rows)
+    check_parity(run, source, score, {"x": rows})
     assert seen_sizes == [*BATCHES, int((~undecided(score, 1, rows[:64])).sum())]
 
 

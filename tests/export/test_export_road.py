@@ -77,9 +77,9 @@ def test_golden_rows_are_repeated(bundle: Bundle) -> None:
 
 def test_fewer_rows_than_golden_ones_are_repeated(checkpoint_path: Path, tmp_path: Path) -> None:
     source, rows = checkpoint_source(checkpoint_path, None)
-    few = CleanRows(inputs=rows.inputs[:30], data="few")
+    few = CleanRows(inputs={"image": rows.input[:30]}, data="few")
     inputs, _ = seal(Repository(tmp_path), "few", source, few, Wanted(LOW_GAP), 0.1).bundle.golden()
-    np.testing.assert_array_equal(inputs["image"], rows.inputs[:30][np.arange(GOLDEN_ROWS) % 30])
+    np.testing.assert_array_equal(inputs["image"], rows.input[:30][np.arange(GOLDEN_ROWS) % 30])
 
 
 ALONE = """
@@ -122,7 +122,7 @@ def test_the_file_holds_its_weights_and_a_dynamic_batch(bundle: Bundle) -> None:
 
 def test_the_same_location_means_the_calibration_rows(checkpoint_path: Path) -> None:
     _, rows = checkpoint_source(checkpoint_path, "digits")
-    assert len(rows.inputs) == len(load_checkpoint(checkpoint_path).splits.calibration)
+    assert len(rows) == len(load_checkpoint(checkpoint_path).splits.calibration)
 
 
 def test_other_data_that_hold_training_rows_are_refused(checkpoint_path: Path, tmp_path: Path) -> None:
@@ -137,13 +137,14 @@ def test_other_data_that_hold_training_rows_are_refused(checkpoint_path: Path, t
 
 def test_data_of_another_shape_are_refused(checkpoint_path: Path, tmp_path: Path) -> None:
     source, _ = checkpoint_source(checkpoint_path, None)
-    other = CleanRows(inputs=np.zeros((100, 3, 8, 8), np.float32), data="colours")
+    other = CleanRows(inputs={"image": np.zeros((100, 3, 8, 8), np.float32)}, data="colours")
     with pytest.raises(CalibrationError, match=r"\(1, 8, 8\), but the rows of colours have \(3, 8, 8\)"):
         seal(Repository(tmp_path), "digits", source, other, Wanted(LOW_GAP), 0.05)
 
 
 def test_accuracy_is_said_only_where_the_labels_mean_the_classes_of_the_model() -> None:
-    inputs, labels, predicted = np.zeros((4, 1, 8, 8), np.float32), np.array([0, 1, 1, 0]), np.array([0, 1, 1, 1])
+    inputs = {"image": np.zeros((4, 1, 8, 8), np.float32)}
+    labels, predicted = np.array([0, 1, 1, 0]), np.array([0, 1, 1, 1])
     assert CleanRows(inputs, "made", labels, ("cat", "dog")).accuracy(predicted, ("cat", "dog")) == 0.75
     assert CleanRows(inputs, "made", labels, ("0", "1")).accuracy(predicted, ("cat", "dog", "emu")) == 0.75
     assert CleanRows(inputs, "made", labels, ("dog", "emu")).accuracy(predicted, ("cat", "dog", "emu")) is None

@@ -87,7 +87,7 @@ def test_the_features_are_what_the_last_layer_reads(tmp_path: Path, ending: str)
 )
 def test_the_features_of_convolutional_networks(head: nn.Module) -> None:
     network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), head).eval()
-    model = with_diagnostics(export_logits(network, (1, 6, 6)), 4)
+    model = with_diagnostics(export_logits(network, {"image": (1, 6, 6)}), 4)
     found = features_in(model, feature_tensor(model, None, GREY), GREY)
     with torch.inference_mode():
         maps = network[:2](torch.from_numpy(GREY))
@@ -226,7 +226,7 @@ def test_features_of_a_score_that_reads_none_are_refused(tmp_path: Path, clean_f
 
 def test_scores_of_features_are_among_those_to_choose_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fit, "FEWEST_JUDGES", 10)
-    rows = CleanRows(inputs=GREY, data="noise")
+    rows = CleanRows(inputs={"image": GREY}, data="noise")
     facts = fit_score(Wanted("auto", epsilons=(0.3,)), foreign(tmp_path, ENDINGS["gemm"]), rows).facts
     assert facts.choice is not None
     assert set(NAMES) <= {candidate.score for candidate in facts.choice.candidates}

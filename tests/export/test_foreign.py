@@ -55,7 +55,7 @@ def take_over(path: Path, images: NDArray[np.float32] = GREY, **reading: Any) ->
     scores = np.linspace(-9, 0, 100, dtype=np.float32)
     model = with_risk(with_score(source.model, score), scores, Grouping.marginal(100, len(source.classes)), 0.05)
     onnx.checker.check_model(model, full_check=True)
-    check_parity(Runner(model), source.logits, score, images)
+    check_parity(Runner(model), source.logits, score, {source.input.name: images})
     return source
 
 

@@ -23,7 +23,7 @@ VALUES = (-3.0e38, -2.0, -1.0, -0.5, 0.0, 0.25, 0.5, 1.0, 1.0000001, 2.0, 3.0e38
 
 def graph(calibration: Floats, grouping: Grouping, alpha: float, version: int = 17) -> onnx.ModelProto:
     """A graph whose input is the logits and whose score is the largest of them."""
-    classes = len(grouping.of_label)
+    classes = len(grouping.of_key)
     output = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["batch", classes])
     node = onnx.helper.make_node("Identity", ["x"], ["y"])
     head = onnx.helper.make_graph([node], "head", [float_input("x", [classes])], [output])
@@ -41,11 +41,11 @@ def logits(scores: Floats, labels: Labels, classes: int) -> Floats:
 
 
 def check(calibration: Floats, grouping: Grouping, scores: Floats, labels: Labels, alpha: float) -> None:
-    outputs: Outputs = Runner(graph(calibration, grouping, alpha))(logits(scores, labels, len(grouping.of_label)))
+    outputs: Outputs = Runner(graph(calibration, grouping, alpha))(logits(scores, labels, len(grouping.of_key)))
     np.testing.assert_array_equal(outputs["label"], labels)
     expected = grouping.ranks(scores, labels, calibration)
     np.testing.assert_array_equal(outputs["rank"], expected)
-    sizes = np.array(grouping.size_of_label)[labels]
+    sizes = np.array(grouping.size_of_key)[labels]
     np.testing.assert_array_equal(outputs["p_value"], expected.astype(np.float32) / (sizes + 1).astype(np.float32))
     np.testing.assert_array_equal(outputs["risk_score"], np.float32(1) - outputs["p_value"])
     np.testing.assert_array_equal(outputs["flagged"], expected <= np.array(grouping.rank_limits(alpha))[labels])

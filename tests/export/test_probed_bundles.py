@@ -8,9 +8,11 @@ import onnx
 import pytest
 import torch
 from tests.export.test_cli_export import run
+from typer.testing import CliRunner
 
 from softrisk_attacks.black_box import Square
 from softrisk_attacks.standard import fgsm, pgd
+from softrisk_core import cli_inspect
 from softrisk_core.bundle import Bundle, load_bundle
 from softrisk_core.errors import CalibrationError
 from softrisk_core.scores.evidence import observe
@@ -86,6 +88,22 @@ def test_a_probed_bundle_says_how_it_came_about(probed: Bundle) -> None:
     assert len(nonconformity.families) == 2
     assert set(probed.manifest.files) == {"model.onnx", "calibration.npz", "golden.npz", "score.npz"}
     check(probed)
+
+
+def shown(bundle: Bundle) -> str:
+    """What `softrisk inspect` says, spaces aside."""
+    found = CliRunner().invoke(cli_inspect.app, [str(bundle.folder)], catch_exceptions=False, env={"COLUMNS": "200"})
+    return " ".join(found.output.split())
+
+
+def test_inspect_shows_what_the_score_was_fitted_to_and_what_it_costs(probed: Bundle) -> None:
+    text, facts = shown(probed), probed.manifest.nonconformity
+    assert f"fitted to attacks of the families {', '.join(facts.families)}" in text
+    assert facts.probes is not None
+    assert f"costs {facts.probes.passes:.2f} forward passes for a clean input on average, of up to 3" in text
+    assert "chosen by" not in text
+    for point in facts.probes.curve:
+        assert f"{point.passes:.2f} │ {point.worst:.0%} │ {point.mean:.0%}" in text
 
 
 def test_recalibration_keeps_the_fitted_score_and_drops_the_rows_that_fitted_it(
@@ -203,6 +221,10 @@ def test_a_score_for_an_onnx_file_is_chosen_by_queries(foreign: Path, own_data: 
     assert facts.choice.families == ("score-based",)
     assert facts.score == facts.choice.candidates[0].score
     assert facts.score not in ("combined", "probed")
+    text = shown(load_bundle(tmp_path / "foreign" / "1"))
+    assert f"chosen by attacks of the families score-based, at 5 % false alarms on {facts.choice.rows} clean" in text
+    for each in facts.choice.candidates:
+        assert f"{each.score} │ {each.attack} │ {each.worst:.0%} │ {each.mean:.0%}" in text
 
 
 @pytest.mark.parametrize("options", [("--score", "combined"), ("--probes", "auto", "--score", "auto")])

@@ -19,17 +19,17 @@ from softrisk_core.bundle import Bundle, load_bundle
 from softrisk_core.conformal import ranks
 from softrisk_core.diagnostics import diagnose
 from softrisk_core.errors import CalibrationError
-from softrisk_core.manifest import OUTPUTS, ImageInput, InputSpec, ModelFacts
+from softrisk_core.manifest import OUTPUTS, ModelFacts
 from softrisk_core.repository import Repository
 from softrisk_core.rows import digest_rows
 from softrisk_export import cli_calibrate
-from softrisk_export.checkpoint_source import INPUT, export_logits
+from softrisk_export.checkpoint_source import INPUT, export_logits, logits_of
 from softrisk_export.errors import TwinError
 from softrisk_export.fit import Wanted
 from softrisk_export.graph import classifier, with_diagnostics
 from softrisk_export.runtime import Runner
 from softrisk_export.seal import seal
-from softrisk_export.source import CleanRows, Source
+from softrisk_export.source import CleanRows, Source, image_input
 from softrisk_export.twin import twin
 from softrisk_export.verify import REDUCED, TOLERANCE, replay_tolerance
 from softrisk_training.data import load_data
@@ -64,15 +64,10 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.autograd.backward(nn.functional.cross_entropy(network(images), labels))
         optimiser.step()
 
-    def logits(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            values: NDArray[np.float32] = network(torch.from_numpy(inputs)).numpy()
-        return values
-
     source = Source(
-        model=with_diagnostics(export_logits(network, (1, 8, 8)), 10),
-        logits=logits,
-        input=InputSpec(name=INPUT, shape=(-1, 1, 8, 8), domain=(0, 1), image=ImageInput(mode="L", size=(8, 8))),
+        model=with_diagnostics(export_logits(network, {INPUT: (1, 8, 8)}), 10),
+        logits=logits_of(network),
+        inputs=(image_input(INPUT, (1, 8, 8)),),
         classes=data.classes,
         facts=ModelFacts(origin="checkpoint", clean_accuracy=0.9),
         seen_rows=data.digests(np.arange(1000)),
@@ -80,7 +75,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("twins")
     score = "logit_gap:low"
     rows = np.arange(1000, len(data.images))
-    seal(Repository(folder), "digits", source, CleanRows.of(data, rows), Wanted(score), 0.05)
+    seal(Repository(folder), "digits", source, CleanRows.of(data, INPUT, rows), Wanted(score), 0.05)
     np.savez(folder / "own.npz", images=data.images[rows], labels=data.labels[rows])
     for precision in PRECISIONS:
         said = calibrate(folder, "1", "--precision", precision)
@@ -100,7 +95,7 @@ def made(repository: Path, precision: str) -> Bundle:
 
 
 def own_rows(repository: Path) -> CleanRows:
-    return CleanRows.of(load_data(str(repository / "own.npz")))
+    return CleanRows.of(load_data(str(repository / "own.npz")), INPUT)
 
 
 def run(bundle: Bundle, inputs: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
@@ -155,7 +150,7 @@ def test_weights_are_smaller(repository: Path, precision: str) -> None:
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_twin_is_nearly_the_same_classifier(repository: Path, precision: str) -> None:
     rows = own_rows(repository)
-    full, reduced = (run(made(repository, each), rows.inputs) for each in ("fp32", precision))
+    full, reduced = (run(made(repository, each), rows.input) for each in ("fp32", precision))
     difference = np.abs(full["logits"] - reduced["logits"]).max()
     assert 0 < difference < 0.1 * np.abs(full["logits"]).max()
     assert (full["label"] == reduced["label"]).mean() > 0.97
@@ -172,7 +167,7 @@ def test_a_twin_is_nearly_the_same_classifier(repository: Path, precision: str) 
 def test_the_calibration_is_that_of_the_twin(repository: Path, precision: str) -> None:
     twin_bundle, full = made(repository, precision), made(repository, "fp32")
     assert twin_bundle.manifest.calibration.id != full.manifest.calibration.id
-    outputs, arrays = run(twin_bundle, own_rows(repository).inputs), twin_bundle.calibration()
+    outputs, arrays = run(twin_bundle, own_rows(repository).input), twin_bundle.calibration()
     np.testing.assert_array_equal(outputs["rank"], ranks(outputs["nonconformity"], arrays.scores))
     assert np.isin(arrays.scores, outputs["nonconformity"]).all()
     inputs, golden = twin_bundle.golden()
@@ -182,25 +177,25 @@ def test_the_calibration_is_that_of_the_twin(repository: Path, precision: str) -
 
 
 def test_rows_that_fit_the_ranges_do_not_calibrate(repository: Path) -> None:
-    n = len(own_rows(repository).inputs)
+    n = len(own_rows(repository).input)
     half, integer = (made(repository, precision).manifest.calibration for precision in PRECISIONS)
     assert (half.n, half.data) == (n, "own.npz, all rows")
     assert (integer.n, integer.data) == (n - n // 10, f"own.npz, all rows but {n // 10} that fit the ranges of int8")
     rows = own_rows(repository)
     source = cli_calibrate.bundle_source(made(repository, "fp32"))
     # What is frequent in the traffic stays so: of a frame that is half of it, only the rows themselves leave.
-    frames = np.concatenate([np.repeat(rows.inputs[:1], n, axis=0), rows.inputs])
-    _, left, _ = twin(source, "int8", CleanRows(frames, "some"))
-    assert len(left.inputs) == 2 * n - 2 * n // 10
-    assert (left.inputs == rows.inputs[0]).all(axis=(1, 2, 3)).mean() == pytest.approx(0.5, abs=0.01)
+    frames = np.concatenate([np.repeat(rows.input[:1], n, axis=0), rows.input])
+    _, left, _ = twin(source, "int8", CleanRows({INPUT: frames}, "some"))
+    assert len(left.input) == 2 * n - 2 * n // 10
+    assert (left.input == rows.input[0]).all(axis=(1, 2, 3)).mean() == pytest.approx(0.5, abs=0.01)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_what_changed_is_said(repository: Path, precision: str) -> None:
     said = " ".join((repository / f"{precision}.txt").read_text().split())
     rows, bundle = own_rows(repository), made(repository, precision)
-    used = np.isin(digest_rows(rows.inputs), bundle.calibration().calibration_rows)
-    full, reduced = (run(made(repository, each), rows.inputs[used]) for each in ("fp32", precision))
+    used = np.isin(digest_rows(rows.input), bundle.calibration().calibration_rows)
+    full, reduced = (run(made(repository, each), rows.input[used]) for each in ("fp32", precision))
     assert rows.labels is not None
     labels = rows.labels[used]
     assert f"accuracy there {(reduced['label'] == labels).mean():.2%}" in said
@@ -268,23 +263,25 @@ def test_a_twin_that_is_calibrated_again_stays_one(repository: Path, tmp_path: P
     assert new.manifest.model == old.manifest.model
     assert new.manifest.parity.source == old.manifest.parity.source
     assert same.manifest.files["model.onnx"] == new.manifest.files["model.onnx"]
-    images = own_rows(repository).inputs[:50]
+    images = own_rows(repository).input[:50]
     np.testing.assert_array_equal(run(new, images)["logits"], run(old, images)["logits"])
 
 
 def test_a_single_row_cannot_make_a_twin(repository: Path) -> None:
-    same = CleanRows(inputs=np.zeros((1, 1, 8, 8), np.float32), data="black")
+    same = CleanRows(inputs={INPUT: np.zeros((1, 1, 8, 8), np.float32)}, data="black")
     with pytest.raises(CalibrationError, match="black leave no row to calibrate on"):
         twin(cli_calibrate.bundle_source(made(repository, "fp32")), "int8", same)
 
 
 def test_what_the_library_cannot_reduce_is_an_error(repository: Path) -> None:
     source = cli_calibrate.bundle_source(made(repository, "fp32"))
-    other = CleanRows(inputs=np.random.default_rng(0).random((50, 1, 7, 7), dtype=np.float32), data="too small")
+    other = CleanRows(
+        inputs={INPUT: np.random.default_rng(0).random((50, 1, 7, 7), dtype=np.float32)}, data="too small"
+    )
     with pytest.raises(TwinError, match="the classifier cannot be made int8: "):
         twin(source, "int8", other)
 
 
 def test_logits_of_a_twin_are_not_in_steps(repository: Path) -> None:
-    outputs = run(made(repository, "int8"), own_rows(repository).inputs)
+    outputs = run(made(repository, "int8"), own_rows(repository).input)
     assert np.unique(outputs["logits"]).size > 0.9 * outputs["logits"].size

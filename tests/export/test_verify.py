@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 from softrisk_core.bundle import Bundle, CalibrationArrays
 from softrisk_core.groups import Grouping
+from softrisk_core.rows import Inputs
 from softrisk_export.errors import ParityError
 from softrisk_export.runtime import Outputs, Runner
 from softrisk_export.verify import check_calibration, check_parity
@@ -18,17 +19,17 @@ class Altered(Runner):
         super().__init__(model)
         self._output, self._by, self._least = output, by, least
 
-    def __call__(self, inputs: NDArray[np.float32], outputs: Iterable[str] | None = None) -> Outputs:
+    def __call__(self, inputs: Inputs | NDArray[np.float32], outputs: Iterable[str] | None = None) -> Outputs:
         found = super().__call__(inputs, outputs)
-        if len(inputs) >= self._least and self._output in found:
+        if len(next(iter(found.values()))) >= self._least and self._output in found:
             moved = found[self._output].copy()
             moved[0] += self._by
             found[self._output] = moved
         return found
 
 
-def inputs() -> NDArray[np.float32]:
-    return np.random.default_rng(0).random((20, 1, 8, 8), dtype=np.float32)
+def inputs() -> Inputs:
+    return {"image": np.random.default_rng(0).random((20, 1, 8, 8), dtype=np.float32)}
 
 
 def test_a_faithful_graph_passes_with_its_differences(bundle: Bundle) -> None:
@@ -85,14 +86,14 @@ def test_a_graph_must_repeat_its_calibration_exactly(output: str, said: str) -> 
     flagged = rank <= 4
     outputs: Outputs = {"nonconformity": scores, "label": rank % 2, "rank": rank, "flagged": flagged}
     arrays = CalibrationArrays(scores=scores, histograms={})
-    check_calibration(outputs, arrays, grouping, 0.1)
+    check_calibration(outputs, arrays, grouping, rank % 2, 0.1)
     wrong: Outputs = {
         "nonconformity": np.nextafter(scores, np.float32(99)),
         "rank": np.roll(rank, 1),
         "flagged": ~flagged,
     }
     with pytest.raises(ParityError, match=said):
-        check_calibration({**outputs, output: wrong[output]}, arrays, grouping, 0.1)
+        check_calibration({**outputs, output: wrong[output]}, arrays, grouping, rank % 2, 0.1)
 
 
 def test_ranks_are_checked_among_the_scores_of_the_group() -> None:
@@ -102,8 +103,8 @@ def test_ranks_are_checked_among_the_scores_of_the_group() -> None:
     arrays = CalibrationArrays(scores=grouping.sort(scores, labels), histograms={})
     rank = grouping.ranks(scores, labels, arrays.scores)
     outputs: Outputs = {"nonconformity": scores, "label": labels, "rank": rank, "flagged": rank <= 3 - 2 * labels}
-    check_calibration(outputs, arrays, grouping, 0.1)
+    check_calibration(outputs, arrays, grouping, labels, 0.1)
     with pytest.raises(ParityError, match="ranks"):
-        check_calibration({**outputs, "rank": 41 - np.arange(40)}, arrays, grouping, 0.1)
+        check_calibration({**outputs, "rank": 41 - np.arange(40)}, arrays, grouping, labels, 0.1)
     with pytest.raises(ParityError, match="flags"):
-        check_calibration({**outputs, "flagged": rank <= 3}, arrays, grouping, 0.1)
+        check_calibration({**outputs, "flagged": rank <= 3}, arrays, grouping, labels, 0.1)

@@ -109,12 +109,13 @@ class Prometheus:
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def service(tmp_path_factory: pytest.TempPathFactory, make_senses: Any) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("service")
     _nearest_mean(folder / "digits.onnx")
     models = str(folder / "models")
     export = [str(SOFTRISK), "export", str(folder / "digits.onnx"), "--calibration", "digits", "--out", models]
     subprocess.run([*export, "--alpha", "0.05"], check=True, capture_output=True, timeout=120)
+    make_senses(folder / "models")
     port = _free_port()
     url = f"http://127.0.0.1:{port}"
     with _running([str(SOFTRISK), "serve", models, "--port", str(port)], folder / "log"):
@@ -163,14 +164,21 @@ def traffic(prometheus: Prometheus, service: str) -> int:
         predictions = httpx2.post(predict, json={"instances": batch.tolist()}).raise_for_status().json()["predictions"]
         flagged += sum(prediction["risk"]["decision"] != "accept" for prediction in predictions)
         sent += len(batch)
-        _until("the request is counted", partial(prometheus.query, f"sum(softrisk_predictions_total) == {sent}"))
+        _until(
+            "the request is counted",
+            partial(prometheus.query, f'sum(softrisk_predictions_total{{model="digits"}}) == {sent}'),
+        )
+    seen = {"instances": [{"image": image.tolist()} for image in images[:20]]}
+    httpx2.post(f"{service}/v1/models/senses:predict", json=seen).raise_for_status()
+    _until("the request is counted", partial(prometheus.query, 'softrisk_inputs_total{presence="missing"} == 20'))
     assert httpx2.post(predict, content=b"{", headers={"content-type": "application/json"}).status_code == 400
     return flagged
 
 
 @pytest.mark.usefixtures("traffic")
 def test_every_panel_has_data(dashboard: Json, prometheus: Prometheus) -> None:
-    for panel in dashboard["panels"]:
+    inside = [panel for row in dashboard["panels"] for panel in row.get("panels", [])]
+    for panel in [*dashboard["panels"], *inside]:
         for target in panel.get("targets", []):
             found = _until(panel["title"], partial(prometheus.query, target["expr"]))
             for label in re.findall(r"{{(\w+)}}", target["legendFormat"]):
@@ -188,8 +196,8 @@ def test_template_variables_have_values(dashboard: Json, prometheus: Prometheus)
 
 def test_recorded_share_is_that_of_the_answers(traffic: int, prometheus: Prometheus) -> None:
     assert traffic > 0, "noise was not flagged"
-    assert prometheus.value("sum(softrisk_flagged_total)") == traffic
-    share = 'model_version_level_window:softrisk_flagged:ratio{level="review", window="1h"}'
+    assert prometheus.value('sum(softrisk_flagged_total{model="digits"})') == traffic
+    share = 'model_version_level_window:softrisk_flagged:ratio{model="digits", level="review", window="1h"}'
     # increase() extrapolates both counters alike, so their ratio is exact but for rounding. The first recorded values
     # are from before the last request.
     _until("the share is recorded", partial(prometheus.query, f"abs({share} / {traffic / 100} - 1) < 0.05"))

@@ -27,7 +27,7 @@ from fastapi import FastAPI
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
-from softrisk_core.bundle import CALIBRATION, GOLDEN, MODEL, Bundle, CalibrationArrays, write_golden
+from softrisk_core.bundle import CALIBRATION, GOLDEN, MODEL, Bundle, CalibrationArrays, load_bundle, write_golden
 from softrisk_core.conformal import confident_rank, marginal_rank
 from softrisk_core.diagnostics import DIAGNOSTICS
 from softrisk_core.manifest import (
@@ -38,11 +38,11 @@ from softrisk_core.manifest import (
     Level,
     Manifest,
     ModelFacts,
-    Nonconformity,
     Parity,
     Tolerance,
 )
 from softrisk_core.repository import Repository
+from softrisk_core.score_facts import Nonconformity
 from softrisk_service.app import create_app
 from softrisk_service.engine import Engine
 from softrisk_service.metrics import Metrics
@@ -308,6 +308,33 @@ def repository(tmp_path_factory: pytest.TempPathFactory, make_bundle: MakeBundle
     make_bundle(folder, "both", two_inputs=True)
     make_bundle(folder, "open", domain=None)
     return folder
+
+
+@pytest.fixture(scope="session")
+def senses(tmp_path_factory: pytest.TempPathFactory, make_senses: Any) -> Path:
+    """Models `senses` (image and recording, either may be missing), `needed` (neither may), `spoken` (a recording) and
+    `long` (of which it takes the beginning). Read only."""
+    folder = tmp_path_factory.mktemp("senses")
+    make_senses(folder)
+    make_senses(folder, "needed", optional=False, bounded=False)
+    make_senses(folder, "spoken", inputs=("audio",), optional=False)
+    make_senses(folder, "long", inputs=("audio",), optional=False, bounded=False, longer="crop")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def reference(senses: Path) -> Callable[[dict[str, NDArray[np.float32]]], dict[str, NDArray[Any]]]:
+    """What the graph of `senses` answers by itself; inputs that are left out are zero."""
+    bundle = load_bundle(senses / "senses" / "1")
+    session = onnxruntime.InferenceSession(bundle.model_path, providers=["CPUExecutionProvider"])
+
+    def run(inputs: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[Any]]:
+        rows = len(next(iter(inputs.values())))
+        zeros = {s.name: np.zeros((rows, *s.instance_shape), np.float32) for s in bundle.manifest.inputs}
+        outputs = bundle.manifest.outputs
+        return dict(zip(outputs, session.run(outputs, zeros | inputs), strict=True))
+
+    return run
 
 
 @pytest.fixture(params=["ordinary way", "shortcut"])

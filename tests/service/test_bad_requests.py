@@ -135,6 +135,7 @@ BAD: list[tuple[str, bytes, int, str]] = [
     (NPY, npy(np.zeros((2000, 1, 4, 4), np.float32)), 413, "at most 1024"),
     (NPY, npy(np.full((1, 1, 4, 4), np.nan)), 422, "not finite"),
     (NPY, npy(np.full((1, 1, 4, 4), 1e300)), 422, "not finite"),
+    (NPY, npy(np.full((1, 1, 4, 4), 0x7FF0000000000001).view(np.float64)), 422, "not finite"),  # signalling NaN
     (NPY, npy(np.full((1, 1, 4, 4), True)), 422, "real numbers"),
     (NPY, npy(np.full((1, 1, 4, 4), "a")), 422, "real numbers"),
     (NPY, npy(np.full((1, 1, 4, 4), None)), 422, "real numbers"),

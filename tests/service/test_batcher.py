@@ -5,7 +5,7 @@ import gc
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -65,7 +65,13 @@ class CountingMetrics:
         assert min(seconds) >= 0
         self.waits += len(seconds)
 
-    def count_batch(self, outputs: dict[str, NDArray[Any]], finite: NDArray[np.bool_] | None, seconds: float) -> None:
+    def count_batch(
+        self,
+        outputs: dict[str, NDArray[Any]],
+        finite: NDArray[np.bool_] | None,
+        seconds: float,
+        present: Mapping[str, NDArray[np.bool_]],
+    ) -> None:
         self.rows += len(outputs["rank"]) if finite is None else int(finite.sum())
 
 

@@ -136,7 +136,7 @@ def test_v1(batch: Batch, alpha: float | None, listed: bool, data: st.DataObject
     rows = Rows(batch, start, data.draw(st.integers(start + 1, len(batch.ranks))))
     parameters = {"alpha": alpha, "probabilities": listed}
     body = json.dumps({"instances": [[0]] * (rows.stop - rows.start), "parameters": parameters}).encode()
-    call = v1.decode(JSON, body, served, Allowance(9, 9, 10**6), "full")
+    call = v1.decode(JSON, body, served, Allowance(9, 9, 9, 10**6), "full")
     expected = predicted(rows, served, alpha or POLICY.alpha_review, call.limits, listed)
     assert v1.encode(call, rows, served) == Answer(expected, "application/json", None)
 
@@ -174,7 +174,7 @@ def test_v2(
             tensor = {"name": "x", "shape": [size, 1], "datatype": "FP32", "data": [0] * size}
             parameters = {"alpha": alpha, "binary_data_output": by_default}
             document = {"id": name, "inputs": [tensor], "outputs": outputs, "parameters": parameters}
-            call = v2.decode(JSON, orjson.dumps(document), served, Allowance(9, 9, 10**6), "full")
+            call = v2.decode(JSON, orjson.dumps(document), served, Allowance(9, 9, 9, 10**6), "full")
             every = wanted or dict.fromkeys(OUTPUTS, by_default)
             expected = inferred(rows, name, alpha or POLICY.alpha_review, call.limits, every)
             assert v2.encode(call, rows, served) == expected
@@ -190,7 +190,7 @@ def test_requests_of_one_batch_that_differ_get_their_own_answers() -> None:
     for row, (alpha, binary) in enumerate(asked):
         tensor = {"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [0]}
         document = {"inputs": [tensor], "parameters": {"alpha": alpha, "binary_data_output": binary}}
-        call = v2.decode(JSON, orjson.dumps(document), served, Allowance(9, 9, 10**6), "full")
+        call = v2.decode(JSON, orjson.dumps(document), served, Allowance(9, 9, 9, 10**6), "full")
         rows = Rows(batch, row, row + 1)
         expected = inferred(rows, None, alpha, GROUPING.rank_limits(alpha), dict.fromkeys(OUTPUTS, binary))
         assert v2.encode(call, rows, served) == expected

@@ -325,7 +325,7 @@ def test_tensors_are_views_of_the_body_where_it_is_aligned(padding: int) -> None
     head += b" " * ((padding - len(head)) % 4)
     body = head + IMAGE.tobytes()
     for _ in range(2):
-        call = v2.decode(Envelope(OCTETS, "identity", len(head)), body, served, Allowance(9, 9, 10**6), "full")
+        call = v2.decode(Envelope(OCTETS, "identity", len(head)), body, served, Allowance(9, 9, 9, 10**6), "full")
         array = call.inputs["image"]
         assert array.flags.aligned
         assert np.array_equal(array, IMAGE)

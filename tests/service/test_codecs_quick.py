@@ -38,7 +38,7 @@ def version(name: str = "x") -> Any:
 
 def outcome(codec: Any, body: bytes, served: Any) -> Any:
     try:
-        call = codec.decode(JSON, body, served, Allowance(5, 100, 10**6), "full")
+        call = codec.decode(JSON, body, served, Allowance(5, 100, 100, 10**6), "full")
     except RequestError as error:
         return type(error), str(error)
     arrays = {name: (array.shape, array.dtype, array.tobytes()) for name, array in call.inputs.items()}

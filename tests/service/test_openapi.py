@@ -8,7 +8,7 @@ import orjson
 import pytest
 from prometheus_client import CollectorRegistry
 
-from softrisk_service import schemas
+from softrisk_service import descriptions, schemas
 from softrisk_service.app import create_app
 from softrisk_service.engine import Engine
 from softrisk_service.metrics import Metrics
@@ -47,12 +47,14 @@ def test_every_reference_resolves_and_every_route_says_what_it_takes(document: b
 
 
 def test_the_examples_are_valid() -> None:
-    schemas.PredictResponse.model_validate(schemas.PREDICT_RESPONSES[200]["content"]["application/json"]["example"])
-    schemas.InferResponse.model_validate(schemas.INFER_RESPONSES[200]["content"]["application/json"]["example"])
-    predict: Any = schemas.PREDICT_REQUEST
+    schemas.PredictResponse.model_validate(
+        descriptions.PREDICT_RESPONSES[200]["content"]["application/json"]["example"]
+    )
+    schemas.InferResponse.model_validate(descriptions.INFER_RESPONSES[200]["content"]["application/json"]["example"])
+    predict: Any = descriptions.PREDICT_REQUEST
     for example in predict["requestBody"]["content"]["application/json"]["examples"].values():
         schemas.PredictRequest.model_validate(example["value"])
-    infer: Any = schemas.INFER_REQUEST
+    infer: Any = descriptions.INFER_REQUEST
     schemas.InferRequest.model_validate(infer["requestBody"]["content"]["application/json"]["example"])
 
 

@@ -27,7 +27,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, make_bundle: Any, images: P
     """The tiny classifier, calibrated anew on 600 rows."""
     folder = tmp_path_factory.mktemp("repository")
     source = bundle_source(make_bundle(folder))
-    rows = CleanRows(inputs=images(600, 9), data="tests")
+    rows = CleanRows(inputs={"image": images(600, 9)}, data="tests")
     return seal(Repository(folder), "tiny", source, rows, Wanted("logit_gap:low"), ALPHA, per_class=True).bundle
 
 
@@ -71,7 +71,7 @@ async def test_flags_of_both_protocols_are_at_the_limit_of_the_label(
     limits = grouping.rank_limits(alpha or ALPHA, guarantee)  # type: ignore[arg-type] # parametrised with the two
     expected = [rank <= limits[label] for rank, label in zip(answer["rank"], answer["label"], strict=True)]
     assert answer["flagged"] == expected
-    sizes = np.array(grouping.size_of_label)[answer["label"]]
+    sizes = np.array(grouping.size_of_key)[answer["label"]]
     assert answer["p_value"] == pytest.approx((np.array(answer["rank"]) / (sizes + 1)).tolist(), rel=1e-6)
 
     body = {"instances": array.tolist(), "parameters": parameters}

@@ -15,9 +15,9 @@ import orjson
 import pytest
 
 from softrisk_service.codecs import body as body_module
-from softrisk_service.codecs import v1
+from softrisk_service.codecs import v1_instances
 from softrisk_service.codecs.body import BodyBudget
-from softrisk_service.codecs.media import image_input
+from softrisk_service.codecs.media import file_input
 from softrisk_service.schemas import Problem
 
 PREDICT = "/v1/models/tiny:predict"
@@ -139,9 +139,9 @@ async def test_the_images_of_a_request_share_a_pixel_budget(
 
     def counted(data: bytes, spec: Any) -> Any:
         decoded.append(len(data))
-        return image_input(data, spec)
+        return file_input(data, spec)
 
-    monkeypatch.setattr(v1, "image_input", counted)
+    monkeypatch.setattr(v1_instances, "file_input", counted)
     async with serve(repository, max_pixels=1000) as running:
         assert (await running.post(PREDICT, images_of((20, 20), (20, 30)))).status_code == 200
         assert len(decoded) == 2
@@ -165,13 +165,13 @@ async def test_decoding_stops_when_nobody_waits_for_it(
     def slowly(data: bytes, spec: Any) -> Any:
         decoded.append(len(data))
         assert gate.wait(10)
-        return image_input(data, spec)
+        return file_input(data, spec)
 
     def told(self: BodyBudget, size: int) -> None:
         give_back(self, size)
         ended.set()
 
-    monkeypatch.setattr(v1, "image_input", slowly)
+    monkeypatch.setattr(v1_instances, "file_input", slowly)
     monkeypatch.setattr(BodyBudget, "give_back", told)
     async with serve(repository, deadline_seconds=0.2) as running:
         response = await running.post(PREDICT, images_of((8, 8), (8, 8), (8, 8)))

@@ -96,11 +96,14 @@ async def test_both_text_formats_are_served(service: Any, images: Pixels) -> Non
 
 
 async def test_the_document_lists_every_metric_with_its_type_and_labels(
-    service: Any, images: Pixels, repository_root: Path
+    tmp_path: Path, make_senses: Any, serve: Any, repository_root: Path
 ) -> None:
-    await service.post(PREDICT, {"instances": images(1, 1).tolist()})
+    make_senses(tmp_path)  # with inputs that may be missing, and a radius
+    async with serve(tmp_path) as service:
+        await service.post("/v1/models/senses:predict", {"instances": [{"audio": [0.5] * 80}]})
+        families = list(service.registry.collect())
     exposed = {}
-    for family in service.registry.collect():
+    for family in families:
         if family.name.startswith("softrisk_"):
             name = f"{family.name}_total" if family.type == "counter" else family.name
             labels = {label for sample in family.samples for label in sample.labels} - {"le"}

@@ -14,9 +14,6 @@ from PIL import Image
 
 from softrisk_core.conformal import rank_limit
 from softrisk_core.diagnostics import DIAGNOSTICS, diagnose
-from softrisk_core.manifest import InputSpec
-from softrisk_service.codecs.media import image_input
-from softrisk_service.errors import MediaTypeError
 from softrisk_service.schemas import PredictResponse
 
 Pixels = Callable[[int, int], NDArray[np.float32]]
@@ -139,8 +136,6 @@ async def test_an_input_without_images_takes_no_encoded_files(service: Any, imag
     response = await service.post("/v1/models/both:predict", body)
     assert response.status_code == 422
     assert "instances[0].sound: input 'sound' takes no encoded files" in response.json()["detail"]
-    with pytest.raises(MediaTypeError, match="takes no images"):
-        image_input(encoded(images(1, 5)[0]), InputSpec(name="sound", shape=(-1, 2), domain=None))
 
 
 async def test_models_and_their_state(service: Any) -> None:

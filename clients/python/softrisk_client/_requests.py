@@ -13,7 +13,7 @@ import httpx2
 
 from softrisk_client import _responses
 from softrisk_client.errors import InvalidArgumentError
-from softrisk_client.types import InferResponse, ModelMetadata, PredictResponse, SupportsToList, Tensor
+from softrisk_client.types import InferResponse, Instances, ModelMetadata, PredictResponse, Tensor
 
 Answer = TypeVar("Answer")
 
@@ -33,7 +33,7 @@ class Call(Generic[Answer]):
 
 
 def predict(
-    instances: Sequence[object] | SupportsToList,
+    instances: Instances,
     *,
     model: str | None,
     version: int | None,
@@ -42,6 +42,10 @@ def predict(
     probabilities: bool | None,
 ) -> Call[PredictResponse]:
     """Build a V1 predict request."""
+    if isinstance(instances, Mapping | Path | str | bytes):
+        instances = [instances]
+    if isinstance(instances, Sequence):
+        instances = [_opened(instance) for instance in instances]
     parameters = {"alpha": alpha, "guarantee": guarantee, "probabilities": probabilities}
     body = {"instances": instances, "parameters": {k: v for k, v in parameters.items() if v is not None}}
     return Call("POST", _predict_path(model, version), _responses.reader(PredictResponse), _encode(body), _JSON)
@@ -115,9 +119,18 @@ def _encode(body: dict[str, Any]) -> bytes:
     except (TypeError, ValueError) as error:
         raise InvalidArgumentError(
             f"the input has no JSON form ({error}); expected nested lists or arrays of finite numbers, "
-            "or encoded files as bytes or Path"
+            "encoded files as bytes or paths, or dicts of these by input name"
         ) from error
     return text.encode()
+
+
+def _opened(instance: object) -> object:
+    """The instance with paths in place of strings, which no tensor is; what is `{"b64": …}` already stays."""
+    if isinstance(instance, Mapping):
+        if set(instance) == {"b64"}:
+            return dict(instance)
+        return {name: _opened(value) for name, value in instance.items()}
+    return Path(instance) if isinstance(instance, str) else instance
 
 
 def _jsonable(value: Any) -> object:

@@ -10,7 +10,7 @@ import stamina
 
 from softrisk_client import _requests, _responses, _retries
 from softrisk_client.errors import TransportError
-from softrisk_client.types import InferResponse, ModelMetadata, PredictResponse, SupportsToList, Tensor
+from softrisk_client.types import InferResponse, Instances, ModelMetadata, PredictResponse, Tensor
 
 
 class AsyncClient:
@@ -55,7 +55,7 @@ class AsyncClient:
 
     async def predict(
         self,
-        instances: Sequence[object] | SupportsToList,
+        instances: Instances,
         *,
         model: str | None = None,
         version: int | None = None,
@@ -63,7 +63,7 @@ class AsyncClient:
         guarantee: Literal["marginal", "confident"] | None = None,
         probabilities: bool | None = None,
     ) -> PredictResponse:
-        """Classify a batch of inputs; see `Client.predict`."""
+        """Classify one or several instances; see `Client.predict`."""
         return await self._send(
             _requests.predict(
                 instances,

@@ -10,7 +10,7 @@ import stamina
 
 from softrisk_client import _requests, _responses, _retries
 from softrisk_client.errors import TransportError
-from softrisk_client.types import InferResponse, ModelMetadata, PredictResponse, SupportsToList, Tensor
+from softrisk_client.types import InferResponse, Instances, ModelMetadata, PredictResponse, Tensor
 
 
 class Client:
@@ -67,7 +67,7 @@ class Client:
 
     def predict(
         self,
-        instances: Sequence[object] | SupportsToList,
+        instances: Instances,
         *,
         model: str | None = None,
         version: int | None = None,
@@ -75,12 +75,13 @@ class Client:
         guarantee: Literal["marginal", "confident"] | None = None,
         probabilities: bool | None = None,
     ) -> PredictResponse:
-        """Classify a batch of inputs.
+        """Classify one or several instances.
 
         Args:
-            instances: One item per input: an array or nested list in the model's input shape, an encoded file
-                (PNG, JPEG) as bytes or Path, or, for a model with several inputs, a dict of these by input name.
-                An array whose first axis is the batch will do too.
+            instances: One item per instance: an array or nested list in the model's input shape, an encoded file
+                (PNG, JPEG, WAV) as bytes or by its path, or, for a model with several inputs, a dict of these by
+                input name, such as `{"image": "7.png", "audio": "seven.wav"}`, without those that may be left out
+                and are missing. A single file or dict will do too, and an array whose first axis is the batch.
             model: Name of the model, in place of the client's.
             version: Version of the model, in place of the highest.
             alpha: Level of `risk.flagged`, 1/(n+1) ≤ alpha < 1, in place of the service's.

@@ -4,8 +4,10 @@ What the operator does not disclose to a caller is None: with `coarse` disclosur
 flag, decision and decile, with `none` label and class name only.
 """
 
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from math import prod
+from pathlib import Path
 from typing import Annotated, Any, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -75,8 +77,36 @@ class Risk(_Answer):
     nonconformity: float | None = None
 
 
+class InputRadius(_Answer):
+    """How far one input alone may be changed, in the norm of the radius, before the label changes.
+
+    Attributes:
+        certified: Proved by a Lipschitz bound.
+        estimated: From the largest slopes that were seen; proves nothing.
+    """
+
+    certified: float | None = None
+    estimated: float | None = None
+
+
+class Radius(InputRadius):
+    """How far the inputs may be changed, all at once, before the label changes. The flag can change earlier.
+
+    Attributes:
+        certified: Proved by a Lipschitz bound.
+        estimated: From the largest slopes that were seen; proves nothing.
+        norm: In which changes are measured, `l2`.
+        space: For each input what is changed, such as `pixels`; `log-mel` is what a front end makes of a recording.
+        inputs: The radius where one input alone is changed, 0 for one that is missing; None for models with one input.
+    """
+
+    norm: str
+    space: dict[str, str]
+    inputs: dict[str, InputRadius] | None = None
+
+
 class Prediction(_Answer):
-    """The answer for one input.
+    """The answer for one instance.
 
     Attributes:
         label: Index of the predicted class.
@@ -85,6 +115,8 @@ class Prediction(_Answer):
         probabilities: Of all classes, where the request asked for them.
         diagnostics: What the logits say.
         risk: How strange the input is; None where the operator does not disclose it.
+        radius: How far it may be changed before the label changes; None where the operator does not disclose it, or the
+            model has no Lipschitz bound.
     """
 
     label: int
@@ -93,6 +125,7 @@ class Prediction(_Answer):
     probabilities: tuple[float, ...] | None = None
     diagnostics: Diagnostics | None = None
     risk: Risk | None = None
+    radius: Radius | None = None
 
 
 class PredictResponse(_Answer):
@@ -126,6 +159,10 @@ class SupportsToList(Protocol):
 
     def tolist(self) -> Any:
         """Return the values as nested lists."""
+
+
+Instances = Sequence[object] | Mapping[str, object] | Path | SupportsToList
+"""Several inputs to predict, or a single one: see `Client.predict`."""
 
 
 class Array(SupportsToList, Protocol):

@@ -1,4 +1,4 @@
-"""Encoded inputs: PNG and JPEG images, and `.npy` arrays."""
+"""Encoded inputs: PNG and JPEG images, WAV recordings, and `.npy` arrays."""
 
 import base64
 import math
@@ -8,13 +8,18 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from softrisk_core.errors import ImageError
+from softrisk_core.audio import decode_audio
+from softrisk_core.errors import AudioError, ImageError
 from softrisk_core.images import decode_image, image_size
-from softrisk_core.manifest import ImageInput, InputSpec
+from softrisk_core.manifest import InputSpec
+from softrisk_service.codecs.allowance import Allowance
 from softrisk_service.codecs.tensors import shown
-from softrisk_service.errors import InvalidInputError, MalformedError, MediaTypeError
+from softrisk_service.errors import InvalidInputError, MalformedError
 
 IMAGE_TYPES: Final = ("image/png", "image/jpeg")
+AUDIO_TYPES: Final = ("audio/wav", "audio/x-wav")
+"""The second is what programs that go by the name of a file call it."""
+FILE_TYPES: Final = (*IMAGE_TYPES, *AUDIO_TYPES)
 NPY_TYPE: Final = "application/x-npy"
 
 _NPY_MAGIC: Final = b"\x93NUMPY"
@@ -26,51 +31,67 @@ _NPY_HEADER: Final = re.compile(
 _NPY_SIZES: Final = {"f": ("2", "4", "8"), "i": ("1", "2", "4", "8"), "u": ("1", "2", "4", "8")}
 
 
-def image_cost(data: bytes, spec: InputSpec) -> int:
-    """Pixels that decoding an image takes: those of the file or of the input, whichever are more.
+def file_types(spec: InputSpec) -> tuple[str, ...]:
+    """Media types of the encoded files that an input takes; none if it takes only tensors."""
+    if spec.image is not None:
+        return IMAGE_TYPES
+    return () if spec.audio is None else AUDIO_TYPES
+
+
+def claim_file(data: bytes, spec: InputSpec, allowance: Allowance) -> None:
+    """Spend what decoding a file will take, before it is decoded.
+
+    An image takes the pixels of the file or of the input, whichever are more; a recording the samples of the input,
+    since no more of it is converted.
 
     Args:
-        data: The file, of which only the header is read.
-        spec: An input that takes images.
+        data: The file; of an image only the header is read.
+        spec: An input that takes such files.
+        allowance: What the request may cost.
 
     Raises:
         InvalidInputError: If it is no image, or too large to decode.
-        MediaTypeError: If the input takes no images.
+        TooLargeError: If the request has too many pixels or samples.
     """
-    resized = _image(spec).size
+    if spec.image is None:
+        allowance.take_samples(math.prod(spec.instance_shape))
+        return
     try:
         stored = image_size(data)
     except ImageError as error:
         raise InvalidInputError(f"input {spec.name!r}: {error}") from error
-    return max(math.prod(stored), math.prod(resized))
+    allowance.take_pixels(max(math.prod(stored), math.prod(spec.image.size)))
 
 
-def image_input(data: bytes, spec: InputSpec) -> NDArray[np.float32]:
-    """An encoded image as one instance.
+def file_input(data: bytes, spec: InputSpec) -> NDArray[np.float32]:
+    """An encoded image or recording as one instance.
 
     Args:
         data: The file.
-        spec: An input that takes images.
+        spec: An input that takes such files.
 
     Returns:
-        Shape (1, channels, height, width), value = pixel / 255.
+        Of the input's instance shape: value = pixel / 255 of an image, samples in [−1, 1] of a recording, followed by
+        zeros if it is shorter.
 
     Raises:
-        InvalidInputError: If it is no image, damaged, or too large to decode.
-        MediaTypeError: If the input takes no images.
+        InvalidInputError: If it is no such file, damaged, or not one that the input takes.
     """
-    image = _image(spec)
     try:
-        pixels = decode_image(data, mode=image.mode, size=image.size)
-    except ImageError as error:
+        if spec.image is not None:
+            pixels = decode_image(data, mode=spec.image.mode, size=spec.image.size)
+            return pixels.astype(np.float32) / np.float32(255)
+        assert spec.audio is not None  # or it would take no files
+        samples = decode_audio(
+            data,
+            sample_rate=spec.audio.sample_rate,
+            samples=math.prod(spec.instance_shape),
+            longer=spec.audio.longer,
+            silence=spec.optional,
+        )
+    except (ImageError, AudioError) as error:
         raise InvalidInputError(f"input {spec.name!r}: {error}") from error
-    return pixels[None].astype(np.float32) / np.float32(255)
-
-
-def _image(spec: InputSpec) -> ImageInput:
-    if spec.image is None:
-        raise MediaTypeError(f"input {spec.name!r} takes no images, only tensors of shape {list(spec.shape)}")
-    return spec.image
+    return samples.reshape(spec.instance_shape)
 
 
 def base64_file(value: dict[Any, Any], spec: InputSpec) -> bytes:
@@ -78,15 +99,15 @@ def base64_file(value: dict[Any, Any], spec: InputSpec) -> bytes:
 
     Args:
         value: The JSON object.
-        spec: An input that takes images.
+        spec: The input that it is for.
 
     Raises:
-        InvalidInputError: If it is another object, or no base64.
+        InvalidInputError: If it is another object, or no base64, or the input takes no files.
     """
     text = value.get("b64")
     if len(value) != 1 or not isinstance(text, str):
         raise InvalidInputError(f'expected an object {{"b64": "…"}}, got one with {shown(list(value))}')
-    if spec.image is None:
+    if not file_types(spec):
         raise InvalidInputError(f"input {spec.name!r} takes no encoded files, only nested lists")
     try:
         return base64.b64decode(text, validate=True)
@@ -128,5 +149,5 @@ def npy_input(data: bytes, spec: InputSpec) -> NDArray[np.float32]:
         raise MalformedError(f"the .npy header announces {count * int(size)} bytes of data, {len(data) - start} came")
     dtype = np.dtype(f"{order}{kind}{size}")
     array = np.frombuffer(data, dtype, count, start).reshape(shape, order="F" if fortran == "True" else "C")
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # of a signalling NaN, which becomes a quiet one
         return np.ascontiguousarray(array, dtype=np.float32)

@@ -15,6 +15,23 @@ def shown(value: object) -> str:
     return reprlib.repr(value)
 
 
+def kind(value: object) -> str:
+    """What a JSON value is, for an error message."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return f"the boolean {str(value).lower()}"
+        case str():
+            return f"the string {shown(value)}"
+        case list():
+            return f"a list of {len(value)}"
+        case dict():
+            return "an object"
+        case _:
+            return f"the number {value}"
+
+
 def to_array(value: object, shape: tuple[int, ...], where: str) -> NDArray[np.float32]:
     """Nested lists of numbers as an array.
 
@@ -46,26 +63,10 @@ def to_array(value: object, shape: tuple[int, ...], where: str) -> NDArray[np.fl
 def _fault(value: object, shape: tuple[int, ...], where: str) -> str:
     """The first place, depth first, where nested lists are not numbers of a shape; empty if there is none."""
     if not shape:
-        return "" if type(value) in (int, float) else f"{where}: expected a number, got {_kind(value)}"
+        return "" if type(value) in (int, float) else f"{where}: expected a number, got {kind(value)}"
     if not isinstance(value, list):
-        return f"{where}: expected a list of shape {list(shape)}, got {_kind(value)}"
+        return f"{where}: expected a list of shape {list(shape)}, got {kind(value)}"
     if len(value) != shape[0]:
         return f"{where}: expected {shape[0]} values (shape {list(shape)}), got {len(value)}"
     faults = (_fault(item, shape[1:], f"{where}[{index}]") for index, item in enumerate(value))
     return next(filter(None, faults), "")
-
-
-def _kind(value: object) -> str:
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return f"the boolean {str(value).lower()}"
-        case str():
-            return f"the string {shown(value)}"
-        case list():
-            return f"a list of {len(value)}"
-        case dict():
-            return "an object"
-        case _:
-            return f"the number {value}"

@@ -19,7 +19,7 @@ from softrisk_service.codecs.tensors import to_array
 from softrisk_service.codecs.v2_plan import Plan, Tensor, read_plan
 from softrisk_service.disclosure import Disclosure
 from softrisk_service.errors import InvalidInputError, MalformedError, RequestError, TooLargeError
-from softrisk_service.outcome import Inputs, Rows
+from softrisk_service.outcome import Inputs, Rows, with_missing
 
 PROTOCOL: Final = "v2"
 TAKES_FILES: Final = False
@@ -74,7 +74,7 @@ def decode(
     if length > len(body):
         raise MalformedError(f"Inference-Header-Content-Length is {length}, the body has only {len(body)} bytes")
     if length == 0:
-        return _call(_raw_plan(len(body), served, allowance, disclosure), None, body, length, allowance)
+        return _call(_raw_plan(len(body), served, allowance, disclosure), None, body, length, served, allowance)
     if length > allowance.max_json_bytes:
         raise TooLargeError(
             f"Inference-Header-Content-Length is {length}, more than the {allowance.max_json_bytes} bytes of JSON that "
@@ -84,8 +84,8 @@ def decode(
 
 
 def _quick(body: bytes, served: ServedVersion, allowance: Allowance, disclosure: Disclosure) -> Call | None:
-    """Read JSON that declares what an earlier request did; None for the strict way."""
-    parts = _DATA.cut(body)
+    """Read JSON that declares what an earlier request did, of a model with one input; None for the strict way."""
+    parts = _DATA.cut(body) if len(served.manifest.inputs) == 1 else None
     if parts is None:
         return None
     try:
@@ -93,7 +93,7 @@ def _quick(body: bytes, served: ServedVersion, allowance: Allowance, disclosure:
     except RequestError:  # the strict way will say so
         return None
     tensor = plan.tensors[0]
-    if len(plan.tensors) > 1 or tensor.data is None:
+    if tensor.data is None:
         return None
     array = numbers(parts[1], tensor.shape)
     return None if array is None else Call({tensor.spec.name: array}, plan.limits, plan, name)
@@ -102,10 +102,10 @@ def _quick(body: bytes, served: ServedVersion, allowance: Allowance, disclosure:
 def _strict(body: bytes, length: int, served: ServedVersion, allowance: Allowance, disclosure: Disclosure) -> Call:
     """Read JSON of a length, and the binary tensors behind it."""
     plan, name = _plan(body[:length], served, allowance, disclosure)
-    return _call(plan, name, body, length, allowance)
+    return _call(plan, name, body, length, served, allowance)
 
 
-def _call(plan: Plan, name: str | None, body: bytes, length: int, allowance: Allowance) -> Call:
+def _call(plan: Plan, name: str | None, body: bytes, length: int, served: ServedVersion, allowance: Allowance) -> Call:
     """Read the tensors."""
     if plan.binary_bytes != len(body) - length:
         raise MalformedError(
@@ -116,7 +116,7 @@ def _call(plan: Plan, name: str | None, body: bytes, length: int, allowance: All
     for tensor in plan.tensors:
         allowance.check()
         inputs[tensor.spec.name] = _array(tensor, body, length)
-    return Call(inputs, plan.limits, plan, name)
+    return Call(with_missing(inputs, served.manifest.inputs), plan.limits, plan, name)
 
 
 def _plan(text: bytes, served: ServedVersion, allowance: Allowance, disclosure: Disclosure) -> tuple[Plan, str | None]:

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from softrisk_core.manifest import OUTPUTS, InputSpec
+from softrisk_core.manifest import InputSpec
 from softrisk_service.catalogue import ServedVersion
 from softrisk_service.codecs.parameters import read_limits, read_parameters
 from softrisk_service.codecs.tensors import shown
 from softrisk_service.codecs.v2_answer import Form, form_for
-from softrisk_service.disclosure import VISIBLE, Disclosure, check_output, check_parameters
+from softrisk_service.disclosure import Disclosure, check_output, check_parameters, visible
 from softrisk_service.errors import InvalidInputError, TooLargeError
 
 _PARAMETERS: Final = ("alpha", "guarantee", "binary_data_output")
@@ -44,7 +44,7 @@ class Plan:
     """What a request declares; requests that declare the same share it.
 
     Attributes:
-        tensors: Every input of the model, in the order of the request.
+        tensors: The inputs that come, in the order of the request.
         binary_bytes: Length of the binary part of the body.
         alpha: False-alarm rate of the flag.
         limits: For each label the largest flagged rank at that α.
@@ -81,11 +81,12 @@ def read_plan(document: dict[str, Any], served: ServedVersion, max_instances: in
     check_parameters(parameters, disclosure)
     alpha, limits = read_limits(parameters, served.policy)
     binary = _flag(parameters, "binary_data_output", default=False, where="")
-    wanted = tuple(_wanted(document.get("outputs"), binary, disclosure))
+    wanted = tuple(_wanted(document.get("outputs"), served.manifest.outputs, binary, disclosure))
     tensors = tuple(_tensors(document.get("inputs"), served.manifest.inputs, max_instances))
     rows = tensors[0].shape[0]
     if any(tensor.shape[0] != rows for tensor in tensors):
-        raise InvalidInputError("inputs: all must have the same number of instances")
+        counts = ", ".join(f"{tensor.spec.name!r} has {tensor.shape[0]}" for tensor in tensors)
+        raise InvalidInputError(f"inputs: expected the same number of instances in all of them, but {counts}")
     size = sum(_size(tensor) for tensor in tensors if tensor.data is None)
     # Below full disclosure no α, which the answer would tell.
     told_alpha = alpha if disclosure == "full" else None
@@ -99,18 +100,20 @@ def _flag(parameters: dict[str, Any], name: str, *, default: bool, where: str) -
     return value
 
 
-def _wanted(outputs: object, binary: bool, disclosure: Disclosure) -> Iterator[tuple[str, bool]]:
+def _wanted(
+    wanted: object, outputs: tuple[str, ...], binary: bool, disclosure: Disclosure
+) -> Iterator[tuple[str, bool]]:
     """Names of the wanted outputs, and whether they are wanted binary."""
-    if outputs is None or outputs == []:
-        yield from ((name, binary) for name in VISIBLE[disclosure])
+    if wanted is None or wanted == []:
+        yield from ((name, binary) for name in visible(outputs, disclosure))
         return
-    if not isinstance(outputs, list):
+    if not isinstance(wanted, list):
         raise InvalidInputError("outputs: expected a list of objects with a name")
     names: set[str] = set()
-    for index, output in enumerate(outputs):
+    for index, output in enumerate(wanted):
         name = output.get("name") if isinstance(output, dict) else None
-        if name not in OUTPUTS:
-            raise InvalidInputError(f"outputs[{index}]: {shown(name)} is not an output; outputs: {', '.join(OUTPUTS)}")
+        if name not in outputs:
+            raise InvalidInputError(f"outputs[{index}]: {shown(name)} is not an output; outputs: {', '.join(outputs)}")
         check_output(name, disclosure)
         where = f"outputs[{index}]."
         parameters = read_parameters(output, ("binary_data",), ("content_type",), where)
@@ -140,8 +143,14 @@ def _tensors(tensors: object, specs: tuple[InputSpec, ...], max_instances: int) 
         yield declared
         if declared.data is None:
             offset += _size(declared)
-    for name in missing:
-        raise InvalidInputError(f"inputs: {name!r} is missing")
+    for name, spec in missing.items():
+        if not spec.optional:
+            raise InvalidInputError(
+                f"inputs: {name!r} is missing, and the model was not made to go without it: expected "
+                f"{spec.datatype} of shape {list(spec.shape)}"
+            )
+    if len(missing) == len(specs):
+        raise InvalidInputError(f"inputs: expected at least one of {', '.join(missing)}, got none")
 
 
 def _tensor(tensor: dict[str, Any], size: object, spec: InputSpec, offset: int) -> Tensor:

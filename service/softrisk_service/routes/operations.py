@@ -5,7 +5,7 @@ from fastapi.responses import JSONResponse
 from starlette.requests import Request
 from starlette.responses import Response
 
-from softrisk_service import schemas
+from softrisk_service import descriptions, schemas
 from softrisk_service.engine import Engine
 from softrisk_service.exposition import Scrape
 from softrisk_service.problems import problem
@@ -15,7 +15,7 @@ def operation_routes(engine: Engine, scrape: Scrape) -> APIRouter:
     """`/livez`, `/readyz` and `/metrics`."""
     router = APIRouter(tags=["Operations"], default_response_class=JSONResponse)
 
-    @router.get("/livez", operation_id="livez", summary="Is the process up?", responses=schemas.ok(schemas.Live))
+    @router.get("/livez", operation_id="livez", summary="Is the process up?", responses=descriptions.ok(schemas.Live))
     async def livez() -> Response:
         return JSONResponse({"live": True})
 
@@ -23,7 +23,7 @@ def operation_routes(engine: Engine, scrape: Scrape) -> APIRouter:
         "/readyz",
         operation_id="readyz",
         summary="Does the service want traffic, and which versions answer?",
-        responses=schemas.ok(schemas.Readiness) | schemas.problems(503),
+        responses=descriptions.ok(schemas.Readiness) | descriptions.problems(503),
     )
     async def readyz(request: Request) -> Response:
         versions = [
@@ -36,7 +36,9 @@ def operation_routes(engine: Engine, scrape: Scrape) -> APIRouter:
         detail = f"not ready: {engine.condition}"
         return problem(request, 503, detail, {"retry-after": "1"}, ready=False, versions=versions)
 
-    @router.get("/metrics", operation_id="metrics", summary="Prometheus metrics", responses=schemas.METRICS_RESPONSES)
+    @router.get(
+        "/metrics", operation_id="metrics", summary="Prometheus metrics", responses=descriptions.METRICS_RESPONSES
+    )
     async def metrics(request: Request) -> Response:
         text, content_type = await scrape(request.headers.get("accept", ""))
         return Response(text, headers={"content-type": content_type})

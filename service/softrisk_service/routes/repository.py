@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
-from softrisk_service import schemas
+from softrisk_service import descriptions
 from softrisk_service.callers import Callers
 from softrisk_service.catalogue import VersionState
 from softrisk_service.codecs.body import BodyBudget, parse_object, read_body
@@ -97,7 +97,7 @@ def repository_routes(engine: Engine, control: Control, callers: Callers) -> API
         "/index",
         operation_id="v2_repository_index",
         summary="List all model versions with their states",
-        responses=schemas.problems() | {200: {"model": list[RepositoryEntry]}},
+        responses=descriptions.problems() | {200: {"model": list[RepositoryEntry]}},
         openapi_extra=_described(IndexRequest.model_json_schema()),
     )
     async def index(request: Request) -> Response:
@@ -116,7 +116,7 @@ def repository_routes(engine: Engine, control: Control, callers: Callers) -> API
         "/models/{model}/load",
         operation_id="v2_repository_load",
         summary="Load what is new in a model's folder; choose its default version",
-        responses=schemas.problems(404),
+        responses=descriptions.problems(404),
         openapi_extra=_described(_with_parameters(LoadParameters)),
     )
     async def load(request: Request, model: str) -> Response:
@@ -128,7 +128,7 @@ def repository_routes(engine: Engine, control: Control, callers: Callers) -> API
         "/models/{model}/unload",
         operation_id="v2_repository_unload",
         summary="Answer no more requests for a model",
-        responses=schemas.problems(404),
+        responses=descriptions.problems(404),
         openapi_extra=_described(_with_parameters(UnloadParameters)),
     )
     async def unload(request: Request, model: str) -> Response:

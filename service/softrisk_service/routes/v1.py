@@ -6,7 +6,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from softrisk_service import schemas
+from softrisk_service import descriptions, schemas
 from softrisk_service.codecs import v1
 from softrisk_service.engine import Engine
 from softrisk_service.inference import Target
@@ -25,8 +25,8 @@ def v1_routes(engine: Engine, inference: InferenceRoute) -> APIRouter:
         _PREDICT,
         operation_id="v1_predict",
         summary="Predict with the default version",
-        responses=schemas.PREDICT_RESPONSES,
-        openapi_extra=schemas.PREDICT_REQUEST,
+        responses=descriptions.PREDICT_RESPONSES,
+        openapi_extra=descriptions.PREDICT_REQUEST,
     )
     async def predict(request: Request, model: str) -> Response:
         return await inference.answer(request, Target(v1, model, None, disclosure_of(request)))
@@ -35,8 +35,8 @@ def v1_routes(engine: Engine, inference: InferenceRoute) -> APIRouter:
         _PREDICT_VERSION,
         operation_id="v1_predict_version",
         summary="Predict with a version",
-        responses=schemas.PREDICT_RESPONSES,
-        openapi_extra=schemas.PREDICT_REQUEST,
+        responses=descriptions.PREDICT_RESPONSES,
+        openapi_extra=descriptions.PREDICT_REQUEST,
     )
     async def predict_version(request: Request, model: str, version: str) -> Response:
         return await inference.answer(request, Target(v1, model, version, disclosure_of(request)))
@@ -48,7 +48,7 @@ def v1_routes(engine: Engine, inference: InferenceRoute) -> APIRouter:
         raise HTTPException(405, headers={"allow": "POST"})
 
     @router.get(
-        "/v1/models", operation_id="v1_models", summary="List the models", responses=schemas.ok(schemas.ModelList)
+        "/v1/models", operation_id="v1_models", summary="List the models", responses=descriptions.ok(schemas.ModelList)
     )
     async def models() -> Response:
         return JSONResponse({"models": engine.names()})
@@ -57,7 +57,7 @@ def v1_routes(engine: Engine, inference: InferenceRoute) -> APIRouter:
         "/v1/models/{model}",
         operation_id="v1_model",
         summary="Is a model ready?",
-        responses=schemas.ok(schemas.ModelState) | schemas.problems(404, 503),
+        responses=descriptions.ok(schemas.ModelState) | descriptions.problems(404, 503),
     )
     async def state(model: str) -> Response:
         return JSONResponse({"name": engine.find(model).name, "ready": True})

@@ -8,10 +8,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from softrisk_core import __version__
-from softrisk_service import schemas
+from softrisk_core.manifest import Manifest, RadiusFacts
+from softrisk_service import descriptions, schemas
 from softrisk_service.codecs import v2
 from softrisk_service.codecs.v2_answer import calibration_parameters, output_datatype, output_shape
-from softrisk_service.disclosure import VISIBLE, Disclosure
+from softrisk_service.disclosure import Disclosure, visible
 from softrisk_service.engine import Engine
 from softrisk_service.errors import NotReadyError
 from softrisk_service.inference import Target
@@ -27,7 +28,7 @@ def v2_health_routes(engine: Engine) -> APIRouter:
     router = APIRouter(tags=["Open Inference Protocol"], default_response_class=JSONResponse)
 
     @router.get(
-        "/v2/health/live", operation_id="v2_live", summary="Is the server up?", responses=schemas.ok(schemas.Live)
+        "/v2/health/live", operation_id="v2_live", summary="Is the server up?", responses=descriptions.ok(schemas.Live)
     )
     async def live() -> Response:
         return JSONResponse({"live": True})
@@ -36,7 +37,7 @@ def v2_health_routes(engine: Engine) -> APIRouter:
         "/v2/health/ready",
         operation_id="v2_ready",
         summary="Does the server want traffic?",
-        responses=schemas.ok(schemas.Ready) | schemas.problems(503),
+        responses=descriptions.ok(schemas.Ready) | descriptions.problems(503),
     )
     async def ready() -> Response:
         if not engine.ready:
@@ -52,7 +53,7 @@ def v2_routes(engine: Engine, inference: InferenceRoute) -> APIRouter:
 
     @router.get("/v2/", include_in_schema=False)
     @router.get(
-        "/v2", operation_id="v2_server", summary="Server metadata", responses=schemas.ok(schemas.ServerMetadata)
+        "/v2", operation_id="v2_server", summary="Server metadata", responses=descriptions.ok(schemas.ServerMetadata)
     )
     async def server() -> Response:
         extensions = ["binary_tensor_data", *(["model_repository"] if engine.takes_orders else [])]
@@ -62,7 +63,7 @@ def v2_routes(engine: Engine, inference: InferenceRoute) -> APIRouter:
         _MODEL,
         operation_id="v2_model",
         summary="Model metadata",
-        responses=schemas.ok(schemas.ModelMetadata) | schemas.problems(404, 503),
+        responses=descriptions.ok(schemas.ModelMetadata) | descriptions.problems(404, 503),
     )
     async def model_metadata(request: Request, model: str) -> Response:
         return JSONResponse(_metadata(engine, model, None, disclosure_of(request)))
@@ -71,7 +72,7 @@ def v2_routes(engine: Engine, inference: InferenceRoute) -> APIRouter:
         _VERSION,
         operation_id="v2_model_version",
         summary="Metadata of a version",
-        responses=schemas.ok(schemas.ModelMetadata) | schemas.problems(404, 503),
+        responses=descriptions.ok(schemas.ModelMetadata) | descriptions.problems(404, 503),
     )
     async def version_metadata(request: Request, model: str, version: str) -> Response:
         return JSONResponse(_metadata(engine, model, version, disclosure_of(request)))
@@ -80,7 +81,7 @@ def v2_routes(engine: Engine, inference: InferenceRoute) -> APIRouter:
         f"{_MODEL}/ready",
         operation_id="v2_model_ready",
         summary="Is a model ready?",
-        responses=schemas.ok(schemas.Ready) | schemas.problems(404, 503),
+        responses=descriptions.ok(schemas.Ready) | descriptions.problems(404, 503),
     )
     async def model_ready(model: str) -> Response:
         engine.find(model)
@@ -90,7 +91,7 @@ def v2_routes(engine: Engine, inference: InferenceRoute) -> APIRouter:
         f"{_VERSION}/ready",
         operation_id="v2_model_version_ready",
         summary="Is a version ready?",
-        responses=schemas.ok(schemas.Ready) | schemas.problems(404, 503),
+        responses=descriptions.ok(schemas.Ready) | descriptions.problems(404, 503),
     )
     async def version_ready(model: str, version: str) -> Response:
         engine.find(model, version)
@@ -100,8 +101,8 @@ def v2_routes(engine: Engine, inference: InferenceRoute) -> APIRouter:
         f"{_MODEL}/infer",
         operation_id="v2_infer",
         summary="Infer with the default version",
-        responses=schemas.INFER_RESPONSES,
-        openapi_extra=schemas.INFER_REQUEST,
+        responses=descriptions.INFER_RESPONSES,
+        openapi_extra=descriptions.INFER_REQUEST,
     )
     async def infer(request: Request, model: str) -> Response:
         return await inference.answer(request, Target(v2, model, None, disclosure_of(request)))
@@ -110,8 +111,8 @@ def v2_routes(engine: Engine, inference: InferenceRoute) -> APIRouter:
         f"{_VERSION}/infer",
         operation_id="v2_infer_version",
         summary="Infer with a version",
-        responses=schemas.INFER_RESPONSES,
-        openapi_extra=schemas.INFER_REQUEST,
+        responses=descriptions.INFER_RESPONSES,
+        openapi_extra=descriptions.INFER_REQUEST,
     )
     async def infer_version(request: Request, model: str, version: str) -> Response:
         return await inference.answer(request, Target(v2, model, version, disclosure_of(request)))
@@ -132,13 +133,26 @@ def _metadata(engine: Engine, model: str, version: str | None, disclosure: Discl
         "inputs": [{"name": i.name, "datatype": i.datatype, "shape": i.shape} for i in manifest.inputs],
         "outputs": [
             {"name": name, "datatype": output_datatype(name), "shape": output_shape(name, len(manifest.classes))}
-            for name in VISIBLE[disclosure]
+            for name in visible(manifest.outputs, disclosure)
         ],
         "parameters": {
             "device": served.provider.removesuffix("ExecutionProvider").lower(),
             "precision": manifest.model.precision,
+            **_input_facts(manifest),
             **(calibration_parameters(served, manifest.calibration.alpha) if disclosure == "full" else {}),
+            **(_radius_facts(manifest.radius) if disclosure == "full" and manifest.radius is not None else {}),
             **({} if default is None else {"default_version": default}),
             **broken,
         },
     }
+
+
+def _input_facts(manifest: Manifest) -> dict[str, Any]:
+    """What the protocol has no field for: which inputs may be left out, and at which rate recordings are sampled."""
+    optional = ",".join(spec.name for spec in manifest.inputs if spec.optional)
+    rates = {f"sample_rate_{spec.name}": spec.audio.sample_rate for spec in manifest.inputs if spec.audio is not None}
+    return ({"optional_inputs": optional} if optional else {}) | rates
+
+
+def _radius_facts(facts: RadiusFacts) -> dict[str, Any]:
+    return {"radius_norm": facts.norm} | {f"radius_space_{name}": space for name, space in facts.spaces.items()}
