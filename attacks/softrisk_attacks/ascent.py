@@ -9,13 +9,13 @@ leaves the batch.
 
 import math
 from dataclasses import dataclass, fields
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from softrisk_attacks.objectives import Objective
-from softrisk_attacks.victim import Victim, margin, surely_fooled
+from softrisk_attacks.objectives import Aim
+from softrisk_attacks.victim import beyond_rounding
 
 MOMENTUM: Final = 0.75
 """α of the paper: weight of the new step against the last move."""
@@ -23,14 +23,16 @@ MOMENTUM: Final = 0.75
 RISING: Final = 0.75
 """ρ of the paper: a step length is kept if so large a share of its steps raised the objective."""
 
+A = TypeVar("A", bound=Aim)
+
 
 @dataclass(frozen=True)
 class Ascent:
     """What one ascent found for B inputs.
 
     Attributes:
-        worst: Iterates with the largest margin of a wrong class over the label, shape (B, C, H, W).
-        logits: On them, shape (B, classes).
+        worst: Iterates with the largest margin of the aim, shape (B, C, H, W).
+        logits: On them, shape (B, …, classes).
         peak: Iterates with the largest objective, shape (B, C, H, W).
         trace: Largest objective so far after each step, shape (steps, B); NaN once fooled.
     """
@@ -42,11 +44,11 @@ class Ascent:
 
 
 def ascend(
-    victim: Victim,
+    model: nn.Module,
     box: tuple[Tensor, Tensor],
     radius: Tensor,
     start: Tensor,
-    objective: Objective,
+    aim: Aim,
     steps: int,
     *,
     until_fooled: bool = True,
@@ -54,16 +56,16 @@ def ascend(
     """Run Auto-PGD.
 
     Args:
-        victim: The model.
+        model: In eval mode, its parameters without gradients.
         box: Smallest and largest allowed value of every pixel, shapes (B, C, H, W).
         radius: Of each input's ball, shape (B, 1, 1, 1); the first step is twice as long.
         start: In the box, shape (B, C, H, W).
-        objective: What is raised, of B inputs.
+        aim: What is raised, of B inputs.
         steps: Gradient steps.
-        until_fooled: Let inputs leave once the model surely errs on them; otherwise all take all steps.
+        until_fooled: Let inputs leave once the aim is surely reached; otherwise all take all steps.
     """
     low, high = box
-    value, uphill, logits = _climb(victim, start, objective)
+    value, uphill, logits = _climb(model, start, aim)
     found = Ascent(start.clone(), logits.clone(), start.clone(), torch.full((steps, len(start)), torch.nan))
     state = _State(
         rows=torch.arange(len(start), device=start.device),
@@ -76,14 +78,14 @@ def ascend(
         best_point=start,
         best_uphill=uphill,
         best_value=value,
-        largest=margin(logits, objective.labels),
+        largest=aim.margin(logits),
         step=2 * radius,
         rises=torch.zeros_like(value),
         old_best=value,
         reduced=torch.ones_like(value, dtype=torch.bool),
     )
     if until_fooled:
-        state, objective = _leave(state, objective, found, surely_fooled(logits, objective.labels))
+        state, aim = _leave(state, aim, found, beyond_rounding(aim.margin(logits), logits))
     checkpoints = _checkpoints(steps)
     last = 0
     for k in range(steps):
@@ -93,19 +95,19 @@ def ascend(
         if k > 0:
             reach = state.point + MOMENTUM * (reach - state.point) + (1 - MOMENTUM) * (state.point - state.before)
             reach = reach.clamp(state.low, state.high)
-        value, state.uphill, logits = _climb(victim, reach, objective, gradient=k < steps - 1)
+        value, state.uphill, logits = _climb(model, reach, aim, gradient=k < steps - 1)
         state.before, state.point = state.point, reach
         state.rises += value > state.value
         state.value = value
         state.keep_best()
 
-        reached = margin(logits, objective.labels)
+        reached = aim.margin(logits)
         worse = reached > state.largest
         state.largest = torch.where(worse, reached, state.largest)
         found.worst[state.rows[worse]] = reach[worse]
         found.logits[state.rows[worse]] = logits[worse]
         if until_fooled:
-            state, objective = _leave(state, objective, found, surely_fooled(logits, objective.labels))
+            state, aim = _leave(state, aim, found, beyond_rounding(aim.margin(logits), logits))
         found.trace[k, state.rows.cpu()] = state.best_value.cpu()
         if k + 1 in checkpoints:
             state.adapt(k + 1 - last)
@@ -158,23 +160,22 @@ class _State:
         self.rises = torch.zeros_like(self.rises)
 
 
-def _leave(state: _State, objective: Objective, found: Ascent, fooled: Tensor) -> tuple[_State, Objective]:
+def _leave(state: _State, aim: A, found: Ascent, fooled: Tensor) -> tuple[_State, A]:
     if not bool(fooled.any()):
-        return state, objective
+        return state, aim
     found.peak[state.rows[fooled]] = state.best_point[fooled]
-    return state.select(~fooled), objective.select(~fooled)
+    return state.select(~fooled), aim.select(~fooled)
 
 
-def _climb(
-    victim: Victim, points: Tensor, objective: Objective, *, gradient: bool = True
-) -> tuple[Tensor, Tensor, Tensor]:
+def _climb(model: nn.Module, points: Tensor, aim: Aim, *, gradient: bool = True) -> tuple[Tensor, Tensor, Tensor]:
     """Objective, sign of its gradient, and logits."""
     if not gradient:
-        logits = victim.logits(points)
-        return objective(logits), torch.zeros_like(points), logits
+        with torch.no_grad():
+            logits = aim.logits(model, points)
+            return aim(logits), torch.zeros_like(points), logits
     points = points.detach().requires_grad_()
-    logits = victim(points)
-    value = objective(logits)
+    logits = aim.logits(model, points)
+    value = aim(logits)
     (slope,) = torch.autograd.grad(value.sum(), points)
     return value.detach(), slope.sign(), logits.detach()
 

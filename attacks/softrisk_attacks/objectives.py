@@ -7,7 +7,7 @@ drives a model there. The margin itself has no such hole.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, Protocol, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,22 @@ LEAD: Final = 10.0
 """Of the label in scaled cross entropy: not saturated in float32, and the strongest wrong class still decides."""
 
 _Value = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class Aim(Protocol):
+    """What an ascent raises, of B inputs, and when it has succeeded."""
+
+    def logits(self, model: nn.Module, points: Tensor) -> Tensor:
+        """What the model says of points, shape (B, …, classes), and what the other methods take."""
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """What is raised, shape (B,)."""
+
+    def margin(self, logits: Tensor) -> Tensor:
+        """How far the attack is beyond success, in logits, shape (B,); negative short of it."""
+
+    def select(self, rows: Tensor) -> Self:
+        """The same for some of the inputs, by mask or by index."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +51,17 @@ class Objective:
     labels: Tensor
     own: Tensor
 
+    def logits(self, model: nn.Module, points: Tensor) -> Tensor:
+        """Of the model, shape (B, classes)."""
+        return cast(Tensor, model(points))
+
     def __call__(self, logits: Tensor) -> Tensor:
         """The objective of each input, shape (B,)."""
         return self.value(logits, self.labels, self.own)
+
+    def margin(self, logits: Tensor) -> Tensor:
+        """Of a wrong class over the label, shape (B,)."""
+        return margin(logits, self.labels)
 
     def select(self, rows: Tensor) -> "Objective":
         """The same for some of the inputs, by mask or by index."""

@@ -74,4 +74,14 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
 
 def surely_fooled(logits: Tensor, labels: Tensor) -> Tensor:
     """Where the model errs by more than rounding could undo, shape (B,)."""
-    return margin(logits, labels) > ROUNDING * logits.abs().amax(dim=1)
+    return beyond_rounding(margin(logits, labels), logits)
+
+
+def beyond_rounding(margins: Tensor, logits: Tensor) -> Tensor:
+    """Where a margin is larger than what rounding could undo, shape (B,).
+
+    Args:
+        margins: Shape (B,).
+        logits: That they are differences of, shape (B, …, classes).
+    """
+    return margins > ROUNDING * logits.abs().flatten(start_dim=1).amax(dim=1)

@@ -8,8 +8,9 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from softrisk_core.bundle import REPORT, load_bundle
+from softrisk_core.bundle import REPORT, Bundle, load_bundle
 from softrisk_core.repository import resolve
+from softrisk_evaluation.errors import EvaluationError
 from softrisk_evaluation.evaluate import evaluate
 from softrisk_evaluation.publish import check_destination, publish
 from softrisk_evaluation.report import Settings
@@ -66,9 +67,13 @@ def evaluate_command(
 ) -> None:
     """Attack a bundle's classifier and write a report: accuracy, detection, false alarms, red flags.
 
-    Without a checkpoint, as for a bundle from an ONNX file: clean accuracy and false alarms only.
+    Without a checkpoint, as for a bundle from an ONNX file: clean accuracy and false alarms only. A bundle of several
+    inputs is not attacked, and no report is written: accuracy, radii and false alarms by the inputs that are there.
     """
     loaded = load_bundle(resolve(bundle))
+    if len(loaded.manifest.inputs) > 1:
+        _evaluate_cases(loaded, checkpoint, data)
+        return
     folder = out or loaded.folder / REPORT
     check_destination(folder)
     settings = Settings(
@@ -100,6 +105,19 @@ def evaluate_command(
     console.print(on_attacks(report), "", soft_wrap=True, highlight=False)
     publish(evaluation, folder)
     console.print(f"report: {folder}", soft_wrap=True, highlight=False)
+
+
+def _evaluate_cases(bundle: Bundle, checkpoint: Path | None, data: str | None) -> None:
+    """Show what a bundle of several inputs is worth on its checkpoint's clean test pairs."""
+    if data is not None:
+        raise EvaluationError("--data takes images, and this bundle takes several inputs: leave it out")
+    from softrisk_evaluation.presence import case_sections, evaluate_cases
+
+    console = Console()
+    with console.status("clean test pairs"):
+        facts = evaluate_cases(bundle, checkpoint)
+    for section in case_sections(facts):
+        console.print(to_rich(section), "")
 
 
 def _command(context: typer.Context) -> str:

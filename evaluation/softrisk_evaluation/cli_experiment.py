@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from softrisk_evaluation.experiments import (
+    activation_maximisation,
     adversarial,
     controls,
     distillation,
@@ -20,6 +21,7 @@ from softrisk_evaluation.experiments import (
     label_noise,
     logits,
     matched,
+    prsl,
     runner_up,
 )
 from softrisk_evaluation.experiments.findings import PAGE, Findings, publish
@@ -39,6 +41,8 @@ EXPERIMENTS: Final[dict[str, Callable[[Setup], Findings]]] = {
     "logits": logits.run,
     "distillation": distillation.run,
     "controls": controls.run,
+    "activation-maximisation": activation_maximisation.run,
+    "prsl": prsl.run,
 }
 """Every experiment, by the name that the command line knows it by."""
 

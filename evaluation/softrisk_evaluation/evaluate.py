@@ -15,7 +15,6 @@ from rich.progress import Progress
 
 from softrisk_core.bundle import MODEL, Bundle, file_entry
 from softrisk_core.manifest import Manifest
-from softrisk_core.scores.score import FeatureScore
 from softrisk_evaluation.adaptive import Target, attack_with_knowledge
 from softrisk_evaluation.artifact import Answers, Artifact
 from softrisk_evaluation.detection import FALSE_ALARMS
@@ -26,7 +25,7 @@ from softrisk_evaluation.levels import score_limits
 from softrisk_evaluation.published import published_scores
 from softrisk_evaluation.red_flags import checks, implied_classifiers
 from softrisk_evaluation.report import DataFacts, Proportion, Report, Settings, Soundness, Subject
-from softrisk_evaluation.subject import CleanData, check_same_classifier, clean_data
+from softrisk_evaluation.subject import CleanData, check_same_classifier, check_same_features, clean_data
 from softrisk_evaluation.under_attack import Attacked, check_attacks, planned_attacks, run_one, summarise, worst_case
 from softrisk_training.checkpoint import build_model, load_checkpoint, tool_versions
 
@@ -78,11 +77,6 @@ def evaluate(
     grouping = bundle.manifest.grouping
     if settings.adaptive and checkpoint_path is None:
         raise EvaluationError("adaptive attacks need gradients, and a bundle brings none: give its --checkpoint")
-    score = bundle.score()
-    if settings.adaptive and isinstance(score, FeatureScore):
-        raise EvaluationError(
-            f"no gradient of {score.name} is known, so that nobody can adapt to it: leave out --adaptive"
-        )
     checkpoint = None if checkpoint_path is None else load_checkpoint(checkpoint_path)
     test = clean_data(bundle, checkpoint, checkpoint_path, location)
     artifact = Artifact(bundle)
@@ -106,6 +100,8 @@ def evaluate(
         )
         soundness = check_attacks(model, inputs, labels, attacked, settings, progress)
         if settings.adaptive:
+            score = bundle.score()
+            check_same_features(score, model, artifact, test.inputs)
             limits = score_limits(bundle.calibration().scores, grouping, bundle.manifest.calibration.alpha)
             adaptive, knowing = attack_with_knowledge(
                 Target(score, clean, _bank(test, chosen), grouping, limits),

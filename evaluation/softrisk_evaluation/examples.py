@@ -13,7 +13,7 @@ from softrisk_core.groups import Grouping
 from softrisk_evaluation.artifact import Answers, Artifact
 from softrisk_evaluation.levels import p_values
 from softrisk_evaluation.subject import CleanData
-from softrisk_evaluation.under_attack import Attacked
+from softrisk_evaluation.under_attack import Attacked, strongest
 
 _PLACES: Final = ("with the smallest p-value", "with the median p-value", "with the largest p-value")
 
@@ -85,8 +85,8 @@ def choose_examples(
         chosen: Positions in `test` of those that were attacked.
         attacked: What came of it.
     """
-    most = max(attacked, key=lambda each: int(each.successful.sum()), default=None)
-    if most is None or not most.successful.any():
+    most = strongest(attacked)
+    if most is None:
         return Examples(None, tuple(_clean_examples(artifact, grouping, test, clean)))
     examples = []
     for place, position in _spread(p_values(most.answers, grouping), np.flatnonzero(most.successful)):

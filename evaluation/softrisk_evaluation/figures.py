@@ -9,6 +9,9 @@ from sklearn.metrics import roc_curve
 from softrisk_evaluation.evaluate import Evaluation
 from softrisk_evaluation.false_alarms import Split
 from softrisk_evaluation.levels import p_values
+from softrisk_evaluation.logit_pictures.drawings import Ends, draw_levels, draw_profiles, draw_runner_up
+from softrisk_evaluation.logit_pictures.shape import CLEAN, STANDING, TURNED
+from softrisk_evaluation.under_attack import strongest
 
 
 def draw_figures(evaluation: Evaluation, folder: Path) -> list[tuple[str, str]]:
@@ -23,6 +26,7 @@ def draw_figures(evaluation: Evaluation, folder: Path) -> list[tuple[str, str]]:
         figures.append(("roc.png", caption, _roc(evaluation)))
     caption = "p-values of clean test images" + (" and of successful attacks" if evaluation.attacked else "")
     figures.append(("p-values.png", caption, _p_values(evaluation)))
+    figures += _logits(evaluation)
     if evaluation.splits:
         caption = "False-alarm rates on random splits and the Beta-binomial law"
         figures.append(("false-alarm-law.png", caption, _law(evaluation.splits)))
@@ -32,8 +36,26 @@ def draw_figures(evaluation: Evaluation, folder: Path) -> list[tuple[str, str]]:
     return [(name, caption) for name, caption, _ in figures]
 
 
+def _logits(evaluation: Evaluation) -> list[tuple[str, str, Figure]]:
+    clean, chosen, most = evaluation.clean, evaluation.chosen, strongest(evaluation.attacked)
+    kinds, turned, after = {CLEAN: clean.shape}, chosen[:0], clean.label[:0]
+    whose = "clean test images"
+    if most is not None:
+        shape, successful = most.answers.shape, most.successful
+        kinds |= {STANDING: shape.select(most.right), TURNED: shape.select(successful)}
+        turned, after = chosen[successful], most.answers.label[successful]
+        whose += f" and under {most.attack.label}"
+    name = f"{evaluation.manifest.name}, version {evaluation.manifest.version}"
+    ends = Ends(clean.label, clean.runner_up, turned, after)
+    return [
+        ("levels.png", f"Largest logit and logit gap: {whose}", draw_levels({name: kinds})),
+        ("softmax-profile.png", f"Softmax from the largest to the smallest: {whose}", draw_profiles({name: kinds})),
+        ("runner-up.png", f"Which class is second: {whose}", draw_runner_up({name: ends}, evaluation.manifest.classes)),
+    ]
+
+
 def _roc(evaluation: Evaluation) -> Figure:
-    figure = Figure(figsize=(6, 4.5), layout="constrained")
+    figure = Figure(figsize=(4.8, 3.8), layout="constrained")
     axes = figure.subplots()
     grouping = evaluation.manifest.grouping
     clean = p_values(evaluation.clean, grouping)
@@ -46,7 +68,7 @@ def _roc(evaluation: Evaluation) -> Figure:
     chance = np.geomspace(1e-3, 1)
     axes.plot(chance, chance, color="0.7", linestyle=":", label="chance")
     # The left end matters: nobody accepts an alarm on every tenth honest request.
-    axes.set(xscale="log", xlim=(1e-3, 1), ylim=(0, 1), xlabel="false-alarm rate", ylabel="detection rate")
+    axes.set(xscale="log", xlim=(1e-3, 1), ylim=(0, 1.02), xlabel="false-alarm rate", ylabel="detection rate")
     axes.legend(loc="lower right")
     return figure
 
@@ -54,7 +76,7 @@ def _roc(evaluation: Evaluation) -> Figure:
 def _p_values(evaluation: Evaluation) -> Figure:
     # Clean p-values get axes of their own: beside the peak of the attacked ones, flat and not flat look the same.
     panels = 2 if evaluation.attacked else 1
-    figure = Figure(figsize=(6, 0.5 + 3 * panels), layout="constrained")
+    figure = Figure(figsize=(4.8, 0.5 + 2.4 * panels), layout="constrained")
     clean, *attacked = figure.subplots(panels, squeeze=False)[:, 0]
     grouping = evaluation.manifest.grouping
     edges = [bin / 20 for bin in range(21)]

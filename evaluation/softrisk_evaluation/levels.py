@@ -33,7 +33,7 @@ def score_limits(sorted_scores: NDArray[np.float32], grouping: Grouping, alpha: 
     """
     groups = grouping.split(sorted_scores)
     ranks = grouping.rank_limits(alpha)
-    return np.array([groups[group][-rank] for group, rank in zip(grouping.of_label, ranks, strict=True)], np.float32)
+    return np.array([groups[group][-rank] for group, rank in zip(grouping.of_key, ranks, strict=True)], np.float32)
 
 
 def p_values(answers: Answers, grouping: Grouping) -> NDArray[np.float64]:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from softrisk_core.conformal import p_value
+from softrisk_core.manifest import Manifest
 from softrisk_evaluation.artifact import Answers
 from softrisk_evaluation.base_rate import PREVALENCES, REQUESTS, Alarms, alarms
 from softrisk_evaluation.detection import operating_points
@@ -17,8 +17,10 @@ from softrisk_evaluation.evaluate import Evaluation
 from softrisk_evaluation.examples import View
 from softrisk_evaluation.levels import flagged, p_values
 from softrisk_evaluation.pictures import amplification, difference, picture, png_uri
+from softrisk_evaluation.rendering import render
 from softrisk_evaluation.report import Proportion
 from softrisk_evaluation.tables import Section, adaptive_sections, on_attacks, sections, unseen
+from softrisk_evaluation.under_attack import strongest
 
 RATES: Final = (0.001, 0.01, 0.05)
 """False-alarm rates of the page's table of detection."""
@@ -94,21 +96,15 @@ def to_html(evaluation: Evaluation, folder: Path, figures: Sequence[tuple[str, s
         folder: Where its figures are.
         figures: File name and caption of each.
     """
-    environment = Environment(
-        loader=PackageLoader("softrisk_evaluation"),
-        # Names of models and classes are the user's, and whoever opens the page may be somebody else.
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     examples, classes = evaluation.examples, _class_alarms(evaluation)
-    return environment.get_template("report.html.j2").render(
+    return render(
+        "report.html.j2",
         report=evaluation.report,
         facts=_facts(evaluation),
         alpha=evaluation.manifest.calibration.alpha,
         figures={name: (png_uri((folder / name).read_bytes()), caption) for name, caption in figures},
         detection=_detection(evaluation),
+        followed=_followed(evaluation),
         classes=classes,
         # The width of the drawn intervals: the largest, and never less than what makes α visible.
         scale=max([evaluation.manifest.calibration.alpha, *(row.flagged.interval.high for row in classes)]),
@@ -178,6 +174,15 @@ def _detection(evaluation: Evaluation) -> Section | None:
     )
 
 
+def _followed(evaluation: Evaluation) -> Proportion | None:
+    """Of the successes that pictures are drawn of, those that end in the class that was second before."""
+    most = strongest(evaluation.attacked)
+    if most is None:
+        return None
+    second = evaluation.clean.runner_up[evaluation.chosen]
+    return Proportion.where((most.answers.label == second)[most.successful])
+
+
 def _flags(answers: Answers, evaluation: Evaluation) -> NDArray[np.bool_]:
     """What the bundle flags by itself."""
     found = flagged(answers, evaluation.manifest.grouping, evaluation.manifest.calibration.alpha)
@@ -211,26 +216,28 @@ def _shown(evaluation: Evaluation) -> list[Shown]:
                 place=example.place,
                 row=example.row,
                 truth=names[example.truth],
-                clean=_depicted(example.clean, evaluation),
-                attacked=None if example.attacked is None else _depicted(example.attacked, evaluation),
+                clean=depicted(example.clean, evaluation.manifest),
+                attacked=None if example.attacked is None else depicted(example.attacked, evaluation.manifest),
                 difference=changed,
-                bars=_bars(example.clean, example.attacked, example.truth, names),
+                bars=softmax_bars(example.clean, example.attacked, example.truth, names),
             )
         )
     return shown
 
 
-def _depicted(view: View, evaluation: Evaluation) -> Depicted:
-    grouping = evaluation.manifest.grouping
+def depicted(view: View, manifest: Manifest) -> Depicted:
+    """An input with what its bundle says about it."""
+    grouping = manifest.grouping
     return Depicted(
         picture=picture(view.image),
-        label=evaluation.manifest.classes[view.label],
-        p_value=p_value(view.rank, grouping.size_of_label[view.label]),
-        flagged=view.rank <= grouping.rank_limits(evaluation.manifest.calibration.alpha)[view.label],
+        label=manifest.classes[view.label],
+        p_value=p_value(view.rank, grouping.size_of_key[view.label]),
+        flagged=view.rank <= grouping.rank_limits(manifest.calibration.alpha)[view.label],
     )
 
 
-def _bars(clean: View, attacked: View | None, truth: int, names: Sequence[str]) -> tuple[Bar, ...]:
+def softmax_bars(clean: View, attacked: View | None, truth: int, names: Sequence[str]) -> tuple[Bar, ...]:
+    """All classes, or of more than `_BARS` the largest few of either view and the true one."""
     labels = list(range(len(names)))
     if len(names) > _BARS:
         views = [view.probabilities for view in (clean, attacked) if view is not None]

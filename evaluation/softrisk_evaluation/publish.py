@@ -5,6 +5,7 @@ report.json     see `softrisk_evaluation.report`
 report.md       the same for people
 report.html     the same as a page for a browser, with pictures; one file that needs no other
 examples.npz    what the artifact said about every input, so that anyone can recompute the figures
+example-*.npy   the inputs that the page shows, clean and attacked, for `softrisk explain`
 *.png           figures
 digests.json    SHA-256 and size of every file above
 ```
@@ -68,6 +69,11 @@ def _write(evaluation: Evaluation, folder: Path) -> None:
     figures = draw_figures(evaluation, folder)
     with (folder / "examples.npz").open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **_examples(evaluation))
+    for number, example in enumerate(evaluation.examples.shown, start=1):
+        # Not as PNG: rounded to 256 levels, an attack that has just reached its goal may be undone.
+        for state, view in (("clean", example.clean), ("attacked", example.attacked)):
+            if view is not None:
+                np.save(folder / f"example-{number}-{state}.npy", view.image, allow_pickle=False)
     (folder / REPORT).write_text(evaluation.report.model_dump_json(indent=2) + "\n", encoding="utf-8")
     (folder / "report.md").write_text(to_markdown(evaluation.report, figures), encoding="utf-8")
     (folder / PAGE).write_text(to_html(evaluation, folder, figures), encoding="utf-8")
@@ -93,6 +99,8 @@ def _arrays(name: str, answers: Answers) -> dict[str, NDArray[Any]]:
         "label": answers.label,
         "rank": answers.rank,
         "nonconformity": answers.nonconformity,
+        "runner_up": answers.runner_up,
+        "profile": answers.profile,
         **answers.diagnostics,
         # As precise as everything else here, all of which the graph computed in float32, and half as large.
         **{score: values.astype(np.float32) for score, values in answers.published.items()},

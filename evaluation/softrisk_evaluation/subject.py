@@ -13,7 +13,9 @@ from torch import nn
 
 from softrisk_core.bundle import Bundle
 from softrisk_core.manifest import Tolerance
+from softrisk_core.scores.score import FeatureScore, Score
 from softrisk_evaluation.artifact import Artifact
+from softrisk_evaluation.differentiable import last_features
 from softrisk_evaluation.errors import EvaluationError
 from softrisk_training.checkpoint import Checkpoint, training_data
 from softrisk_training.data import ImageData, load_data
@@ -21,6 +23,9 @@ from softrisk_training.data.images import same_classes
 
 SAMPLE = 256
 """Test rows on which checkpoint and bundle are compared."""
+
+_FEATURES = 0.1
+"""Standard deviations of the score by which features that were rounded to int8 may move it, in the median."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ def clean_data(
         EvaluationError: If there are no data, they do not fit the model, or no unseen row is left.
         DataError: If the data cannot be read.
     """
-    data, rows = _candidates(checkpoint, checkpoint_path, location)
+    data, rows = candidate_rows(checkpoint, checkpoint_path, location)
     _check_fit(bundle, data)
     calibration = bundle.calibration()
     trained = calibration.training_rows
@@ -122,6 +127,33 @@ def check_same_classifier(
     return float(difference.max())
 
 
+def check_same_features(score: Score, model: nn.Module, artifact: Artifact, inputs: NDArray[np.float32]) -> None:
+    """Refuse to attack a score of features by others than those that it reads.
+
+    Args:
+        score: Of the bundle; nothing is to be said of one that reads no features.
+        model: The checkpoint's classifier, whose last layer's features an attack goes by.
+        artifact: The bundle's.
+        inputs: Test inputs, of which the first `SAMPLE` are compared.
+
+    Raises:
+        EvaluationError: If they are others.
+    """
+    if not isinstance(score, FeatureScore):
+        return
+    sample = inputs[:SAMPLE]
+    with torch.inference_mode():
+        features = last_features(model, torch.from_numpy(sample)).numpy()
+    served = artifact.answer(sample).nonconformity
+    size = score.size
+    # A twin in int8 rounds its features; those of another layer are far off.
+    if features.shape[1] != size or np.median(np.abs(score(features) - served)) > _FEATURES * served.std():
+        raise EvaluationError(
+            f"{score.name} reads other features in the bundle than what the checkpoint's last layer reads, and only "
+            "those have a gradient here: leave out --adaptive"
+        )
+
+
 def _check_fit(bundle: Bundle, data: ImageData) -> None:
     if len(bundle.manifest.inputs) != 1:
         names = ", ".join(spec.name for spec in bundle.manifest.inputs)
@@ -145,10 +177,10 @@ def _check_fit(bundle: Bundle, data: ImageData) -> None:
         )
 
 
-def _candidates(
+def candidate_rows(
     checkpoint: Checkpoint | None, checkpoint_path: Path | None, location: str | None
 ) -> tuple[ImageData, NDArray[np.int64]]:
-    """Data, and which of its rows are for testing."""
+    """Data, and which of its rows are for testing; arguments and errors as of `clean_data`."""
     if location is not None:
         data = load_data(location)
         return data, np.arange(len(data.labels)) if data.test_rows is None else data.test_rows

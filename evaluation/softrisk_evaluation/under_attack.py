@@ -165,6 +165,12 @@ def check_attacks(
     return tuple(measured)
 
 
+def strongest(attacked: Sequence[Attacked]) -> Attacked | None:
+    """The attack with the most successes, of which a report shows pictures; None if no attack had any."""
+    most = max(attacked, key=lambda each: int(each.successful.sum()), default=None)
+    return most if most is not None and most.successful.any() else None
+
+
 def worst_case(attacked: tuple[Attacked, ...]) -> tuple[WorstCase, ...]:
     """For each radius the inputs that no attack of it fools."""
     by_epsilon: dict[float, NDArray[np.bool_]] = {}

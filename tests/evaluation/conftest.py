@@ -13,33 +13,13 @@ from softrisk_evaluation.experiments.study import Study
 from softrisk_export.checkpoint_source import checkpoint_source
 from softrisk_export.fit import Wanted
 from softrisk_export.seal import seal
-from softrisk_training.data import load_data, split_rows
-from softrisk_training.trainer import TrainingConfig, train
-
-CONFIG = TrainingConfig(
-    architecture="small-cnn",
-    width=8,
-    loss="drsl",
-    loss_settings={},
-    epochs=8,
-    batch_size=32,
-    optimizer="adamw",
-    learning_rate=5e-3,
-    weight_decay=0.0,
-    augmentation="none",
-    bfloat16=False,
-    seed=0,
-)
 
 ALPHA = 0.05
 
 
 @pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("checkpoint") / "digits.pt"
-    data = load_data("digits")
-    train(CONFIG, data, split_rows(data, CONFIG.seed), path)
-    return path
+def checkpoint(trained_digits: Path) -> Path:
+    return trained_digits
 
 
 @pytest.fixture(scope="session")

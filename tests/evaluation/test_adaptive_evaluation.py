@@ -11,7 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from softrisk_attacks.adaptive import AdaptiveAttack, WeightedPGD
+from softrisk_attacks.adaptive import AdaptiveAttack, SelectivePGD, WeightedPGD
+from softrisk_attacks.apgd import APGD
+from softrisk_attacks.attack import run_attack
 from softrisk_core import cli
 from softrisk_core.bundle import Bundle, load_bundle
 from softrisk_core.conformal import marginal_rank
@@ -23,11 +25,15 @@ from softrisk_core.scores.evidence import observe
 from softrisk_core.scores.features import features
 from softrisk_evaluation.adaptive import Target, adaptive_attacks
 from softrisk_evaluation.artifact import Artifact
+from softrisk_evaluation.differentiable import differentiable
 from softrisk_evaluation.levels import score_limits
 from softrisk_evaluation.report import Report, Settings
+from softrisk_evaluation.subject import check_same_features, clean_data
 from softrisk_export.checkpoint_source import checkpoint_source
 from softrisk_export.fit import Wanted
+from softrisk_export.graph import classifier
 from softrisk_export.seal import seal
+from softrisk_training.checkpoint import build_model, load_checkpoint
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> object:
@@ -232,9 +238,32 @@ def test_a_gate_can_be_passed_and_noise_be_guessed(
     assert [name.removeprefix("selective PGD on ") for name in names if " on the " in name] == surrogates
 
 
-def test_a_score_whose_gradient_is_not_known_is_not_evaluated_as_if_it_were(
+@pytest.mark.parametrize("name", ["mahalanobis", "knn"])
+def test_scores_of_features_can_be_adapted_to(
+    name: str, monkeypatch: pytest.MonkeyPatch, checkpoint: Path, tmp_path: Path
+) -> None:
+    bundle = sealed_as(Wanted(name), checkpoint, tmp_path / "models")
+    score, artifact = bundle.score(), Artifact(bundle)
+    trained = load_checkpoint(checkpoint)
+    test = clean_data(bundle, trained, checkpoint, None)
+    inputs, labels, model = test.inputs, test.labels, build_model(trained)
+    check_same_features(score, model, artifact, inputs)
+    ignorant, knowing = (
+        run_attack(model, inputs, labels, attack, seed=0)
+        for attack in (APGD(0.2, "margin", 20), SelectivePGD(0.2, differentiable(score), 20, 1))
+    )
+    both = ignorant.fooled & knowing.fooled
+    assert both.sum() > 20
+    before, after = (artifact.answer(each.inputs).nonconformity[both] for each in (ignorant, knowing))
+    assert np.median(after) < 0.9 * np.median(before)
+
+
+def test_features_of_another_layer_are_not_attacked_in_place_of_the_last(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], checkpoint: Path, tmp_path: Path
 ) -> None:
-    bundle = sealed_as(Wanted("mahalanobis"), checkpoint, tmp_path / "models")
+    source, _ = checkpoint_source(checkpoint, None)
+    head = classifier(source.model)
+    first = next(node.output[0] for node in head.graph.node if node.op_type == "Relu")
+    bundle = sealed_as(Wanted("mahalanobis", features=first), checkpoint, tmp_path / "models")
     assert run(monkeypatch, bundle.folder, "--checkpoint", checkpoint, *SMALL) == 1
-    assert "no gradient of mahalanobis is known" in " ".join(capsys.readouterr().err.split())
+    assert "reads other features" in " ".join(capsys.readouterr().err.split())

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from softrisk_core.diagnostics import DIAGNOSTICS, diagnose
+from softrisk_core.diagnostics import DIAGNOSTICS, diagnose, softmax
 from softrisk_core.groups import Grouping
 from softrisk_evaluation.artifact import Answers
 from softrisk_evaluation.detection import detect
@@ -22,6 +22,8 @@ def answers(gaps: list[float], ranks: list[int]) -> Answers:
         rank=np.array(ranks, np.int64),
         nonconformity=-logits[:, 0].astype(np.float32),
         diagnostics={name: values.astype(np.float32) for name, values in diagnostics.items()},
+        runner_up=np.full(len(gaps), 1),
+        profile=-np.sort(-softmax(logits), axis=1).astype(np.float32) if gaps else np.empty((0, 3), np.float32),
     )
 
 

@@ -228,7 +228,9 @@ def test_without_a_checkpoint_only_clean_inputs_are_judged(
     assert (report.attacks, report.worst_case, report.soundness, report.red_flags) == ((), (), (), ())
     assert [check.sign for check in report.checks] == ["false alarms at α = 0.01", "false alarms at α = 0.05"]
     assert (report.subject.checkpoint_sha256, report.subject.logits_difference) == (None, None)
-    assert {path.name for path in out.iterdir() if path.suffix == ".png"} == {"p-values.png", "false-alarm-law.png"}
+    assert {path.name for path in out.iterdir() if path.suffix == ".png"} == {
+        "p-values.png", "false-alarm-law.png", "levels.png", "softmax-profile.png", "runner-up.png"
+    }  # fmt: skip
     with np.load(out / "examples.npz") as arrays:
         assert arrays["attacked"].size == 0
     markdown = (out / "report.md").read_text(encoding="utf-8")

@@ -13,9 +13,9 @@ MARGINAL = Grouping.marginal(400, 2)
 
 
 def answers(scores: NDArray[np.float32], ranks: NDArray[np.int64], labels: NDArray[np.int64] | None = None) -> Answers:
-    return Answers(
-        label=np.arange(len(ranks)) % 2 if labels is None else labels, rank=ranks, nonconformity=scores, diagnostics={}
-    )
+    label = np.arange(len(ranks)) % 2 if labels is None else labels
+    profile = np.full((len(ranks), 2), 0.5, np.float32)
+    return Answers(label=label, rank=ranks, nonconformity=scores, diagnostics={}, runner_up=1 - label, profile=profile)
 
 
 def resplit_scores(calibration: NDArray[np.float32], test: NDArray[np.float32], seed: int = 3) -> tuple[Split, ...]:

@@ -1,5 +1,6 @@
 """`report.html`, as whoever opens it sees it."""
 
+import json
 import re
 import sys
 from collections.abc import Callable
@@ -102,8 +103,8 @@ def test_one_file_that_asks_for_no_other(judge: Judge, tmp_path: Path) -> None:
     assert not attributes & {"href", "srcset", "action", "onload", "onerror", "onclick"}
     policies = [each.get("content") or "" for tag, each in page.tags if tag == "meta" and "http-equiv" in each]
     assert "default-src 'none'" in policies[0]
-    # Three figures, and clean, attacked and difference of three examples.
-    assert len(page.pictures()) == 3 + 9
+    # Six figures, and clean, attacked and difference of three examples.
+    assert len(page.pictures()) == 6 + 9
     assert all(each.get("alt") for tag, each in page.tags if tag == "img")
 
 
@@ -183,6 +184,31 @@ def test_examples_are_shown_with_what_was_changed_and_how_much(judge: Judge, tmp
         assert f"{example.clean.probabilities[3]:.3f} → {example.attacked.probabilities[3]:.3f}" in page.prose()
 
 
+def test_the_examples_lie_beside_the_page_for_softrisk_explain(judge: Judge, tmp_path: Path) -> None:
+    evaluation = judge()
+    html = published(evaluation, tmp_path / "report")
+    assert "softrisk explain example-1-clean.npy example-1-attacked.npy" in html
+    digests = json.loads((tmp_path / "report" / "digests.json").read_text(encoding="utf-8"))
+    for number, example in enumerate(evaluation.examples.shown, start=1):
+        for state, view in (("clean", example.clean), ("attacked", example.attacked)):
+            assert view is not None
+            name = f"example-{number}-{state}.npy"
+            assert (np.load(tmp_path / "report" / name) == view.image).all()
+            assert name in digests
+
+
+def test_how_many_attacks_end_in_the_second_class_is_told(judge: Judge, tmp_path: Path) -> None:
+    evaluation = judge(epsilons=(0.1, 0.3))
+    prose = Page(published(evaluation, tmp_path / "report")).prose()
+    most = max(evaluation.attacked, key=lambda each: each.successful.sum())
+    with np.load(tmp_path / "report" / "examples.npz") as arrays:
+        second = arrays["clean:runner_up"][arrays["attacked"]][most.successful]
+        ends = arrays[f"{most.attack.label}:label"][most.successful]
+        np.testing.assert_allclose(arrays["clean:profile"].sum(axis=1), 1, rtol=1e-5)
+    assert f"Of {len(ends)} successes, {(ends == second).sum()} (" in prose
+    assert "at random it would be 11 %" in prose
+
+
 def test_names_are_text_and_nothing_else(judge: Judge, tmp_path: Path) -> None:
     hostile = "</td></script><script>alert('1')</script><img src=x onerror=alert(2)>\"'&"
     evaluation = judge()
@@ -246,7 +272,7 @@ def test_without_attacks_the_page_claims_nothing_about_them(
         assert expected in prose
     for attack in ("FGSM", "PGD", "AUROC", "difference", "Detection rates"):
         assert attack not in prose
-    assert len(page.pictures()) == 1 + 3
+    assert len(page.pictures()) == 4 + 3
 
 
 def test_red_flags_are_shown_or_said_to_be_absent(judge: Judge, tmp_path: Path) -> None:

@@ -69,7 +69,14 @@ SOUND = Soundness(
 def ranked(ranks: NDArray[np.int64]) -> Answers:
     """Answers of which only the ranks count."""
     zeros = np.zeros(len(ranks))
-    return Answers(label=zeros.astype(np.int64), rank=ranks, nonconformity=zeros.astype(np.float32), diagnostics={})
+    return Answers(
+        label=zeros.astype(np.int64),
+        rank=ranks,
+        nonconformity=zeros.astype(np.float32),
+        diagnostics={},
+        runner_up=np.ones_like(ranks),
+        profile=np.full((len(ranks), 2), 0.5, np.float32),
+    )
 
 
 def fired(found: tuple[Check, ...]) -> list[Check]:

@@ -14,13 +14,18 @@ from torch import Tensor
 
 from softrisk_core.diagnostics import diagnose, softmax
 from softrisk_training.errors import TrainingError
-from softrisk_training.losses import DRSL, LOSSES, DRSLForm, Loss, authors_weight, make_loss, per_sample_weight
+from softrisk_training.losses import DRSL, LOSSES, PRSL, DRSLForm, Loss, authors_weight, make_loss, per_sample_weight
 
 Batch = tuple[Tensor, Tensor]
 FORMS = get_args(DRSLForm)
 FLAT_FORMS = [form for form in FORMS if form != "authors-vectorised"]
 """The forms that are 0 where all classes but the label are equal, at whatever level."""
-ALL_LOSSES = [make_loss(name) for name in LOSSES if name != "drsl"] + [DRSL(form) for form in FORMS]
+ALL_LOSSES = [
+    *(make_loss(name) for name in LOSSES if name not in ("drsl", "prsl")),
+    *(DRSL(form) for form in FORMS),
+    # A single wrong class is all that a classifier of two has.
+    *(PRSL(mode, end=1) for mode in ("across-tokens", "topk-mass")),
+]
 
 
 first_gradient = settings(deadline=None)
@@ -28,7 +33,8 @@ first_gradient = settings(deadline=None)
 
 
 def name_of(loss: Loss) -> str:
-    return f"{loss.name}-{loss.settings['form']}" if "form" in loss.settings else loss.name
+    variant = loss.settings.get("form", loss.settings.get("mode"))
+    return f"{loss.name}-{variant}" if variant else loss.name
 
 
 INVARIANT = [loss for loss in ALL_LOSSES if name_of(loss) not in ("logit-squeezing", "drsl-authors-vectorised")]

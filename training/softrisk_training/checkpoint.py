@@ -22,6 +22,12 @@ FORMAT: Final = "softrisk-checkpoint"
 FORMAT_VERSION: Final = 1
 ROW_LISTS: Final = ("training", "selection", "calibration", "test")
 
+_UNREADABLE: Final = (
+    *(OSError, RuntimeError, EOFError, ValueError, KeyError),
+    *(pickle.UnpicklingError, zipfile.BadZipFile),
+)
+"""What torch raises about a file that is not one of its own."""
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -173,6 +179,15 @@ def write_payload(path: Path, kind: str, payload: dict[str, Any]) -> None:
         raise CheckpointError(f"{path} cannot be written: {error}") from error
 
 
+def kind_of(path: Path) -> str | None:
+    """With what `write_payload` marked a file; None for anything else, and for what cannot be read."""
+    try:
+        payload = torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # tensors stay on the disk
+    except _UNREADABLE:
+        return None
+    return payload.get("format") if isinstance(payload, dict) else None
+
+
 def read_payload(path: Path, kind: str) -> dict[str, Any]:
     """Read what `write_payload` wrote.
 
@@ -183,7 +198,7 @@ def read_payload(path: Path, kind: str) -> dict[str, Any]:
         raise CheckpointError(f"{path} does not exist; softrisk train writes checkpoints")
     try:
         payload = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise CheckpointError(
             f"{path} is not a checkpoint of softrisk, or it is damaged or truncated: it cannot be read"
         ) from error

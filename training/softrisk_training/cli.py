@@ -13,7 +13,7 @@ from softrisk_training.adversarial import AdversaryKind, make_adversary
 from softrisk_training.augmentation import Augmentation
 from softrisk_training.checkpoint import Checkpoint
 from softrisk_training.data import ImageData, Splits, load_data, split_rows
-from softrisk_training.losses import DEFAULT_FORM, DRSL, LOSSES, DRSLForm
+from softrisk_training.losses import DEFAULT_FORM, DRSL, LOSSES, DRSLForm, PRSLMode
 from softrisk_training.models import Optimizer, architecture
 from softrisk_training.trainer import Progress as TrainingProgress
 from softrisk_training.trainer import TrainingConfig, finished_epochs, refuse_conflicts, state_path, train
@@ -45,7 +45,10 @@ def train_command(
         float | None, typer.Option(help="Share that label-smoothing spreads over all classes. Default: 0.1.")
     ] = None,
     gamma: Annotated[float | None, typer.Option(help="Exponent of focal. Default: 2.")] = None,
-    weight: Annotated[float | None, typer.Option(help="Of the squared norm in logit-squeezing. Default: 0.05.")] = None,
+    weight: Annotated[
+        float | None,
+        typer.Option(help="Of the squared norm in logit-squeezing (default: 0.05), or of prsl's penalty (by mode)."),
+    ] = None,
     q: Annotated[float | None, typer.Option(help="Exponent of gce. Default: 0.7.")] = None,
     alpha: Annotated[
         float | None,
@@ -53,6 +56,9 @@ def train_command(
     ] = None,
     beta: Annotated[float | None, typer.Option(help="Weight of the reverse CE in symmetric-ce. Default: 1.")] = None,
     log_zero: Annotated[float | None, typer.Option(help="What symmetric-ce takes for log 0. Default: -4.")] = None,
+    mode: Annotated[PRSLMode | None, typer.Option(help="What prsl restrains. Default: across-tokens.")] = None,
+    start: Annotated[int | None, typer.Option(help="First rank of prsl's window of wrong classes. Default: 0.")] = None,
+    end: Annotated[int | None, typer.Option(help="Rank after its last. Default: 6.")] = None,
     adversary: Annotated[
         AdversaryKind,
         typer.Option(help="Train under attack: pgd, fast (one step) or trades, with any loss."),
@@ -101,6 +107,9 @@ def train_command(
         alpha=alpha,
         beta=beta,
         log_zero=log_zero,
+        mode=mode,
+        start=start,
+        end=end,
     )
     # Large data take a while to load: what can be refused without them is refused before.
     refuse_conflicts(destination, resume=resume)

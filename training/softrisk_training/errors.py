@@ -3,7 +3,7 @@
 ```
 SoftriskError
 └── TrainingError          training cannot start, go on or finish as asked
-    ├── DataError          a data location is unknown, or what is there cannot be read as the images asked for
+    ├── DataError          a data location is unknown, or what is there cannot be read as the data asked for
     └── CheckpointError    a file is not a checkpoint that this version can read
 ```
 """
@@ -16,7 +16,7 @@ class TrainingError(SoftriskError):
 
 
 class DataError(TrainingError):
-    """A data location is unknown, or what is there cannot be read as the images asked for."""
+    """A data location is unknown, or what is there cannot be read as the data asked for."""
 
 
 class CheckpointError(TrainingError):

@@ -45,7 +45,7 @@ def answers(work: Path, task: Task, arm: Arm, seed: int, images: int, epsilon: f
         "labels": labels,
         "clean": logits_of(model, inputs),
         "attacked": logits_of(model, outcome.inputs),
-        "gap_slope": _gap_slope(model, inputs),
+        "gap_slope": gap_slope(model, inputs),
         "minimal": minimal_epsilon(model, inputs, labels, BisectedAPGD(max(task.epsilons), **MINIMUM_NORM), seed=seed),
     }
 
@@ -91,7 +91,8 @@ def gap_auroc(kept: Kept) -> float | None:
     return auroc(-diagnose(clean)["logit_gap"], -diagnose(attacked)["logit_gap"][turned]) if turned.any() else None
 
 
-def _gap_slope(model: nn.Module, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+def gap_slope(model: nn.Module, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    """ℓ1 norm of the input gradient of z₍₁₎ − z₍₂₎ at each input, shape (N,)."""
     slopes = []
     for start in range(0, len(inputs), _BATCH):
         batch = torch.from_numpy(inputs[start : start + _BATCH]).requires_grad_()

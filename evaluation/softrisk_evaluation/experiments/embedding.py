@@ -1,5 +1,6 @@
 """Clean and attacked softmax outputs in the plane, and where attacked ones lie in the space they come from."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,7 +16,7 @@ from softrisk_evaluation.experiments.findings import Findings, Picture, percent,
 from softrisk_evaluation.experiments.setup import Setup, sampling_error
 from softrisk_evaluation.experiments.study import Kept
 from softrisk_evaluation.experiments.sweep import how_chosen, sweep
-from softrisk_evaluation.experiments.task import Arm, by_arm, training_cells
+from softrisk_evaluation.experiments.task import by_arm, training_cells
 from softrisk_evaluation.tables import Section
 
 Points = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -37,6 +38,7 @@ def run(setup: Setup) -> Findings:
         points.append(plane(each, seeds[index % len(seeds)]))
         study.progress.advance(bar)
     found = by_arm([tips(each, where) for each, where in zip(kept, points, strict=True)], arms)
+    by_name = {name: row[0] for name, row in by_arm(points, arms).items()}
     return Findings(
         title=f"Clean and attacked softmax outputs in the plane, {setup.data_name}",
         question="Do attacked outputs sit at the tips of the clusters for DRSL, and scattered for CE and GCE?",
@@ -78,23 +80,23 @@ def run(setup: Setup) -> Findings:
                 "embedding.png",
                 "t-SNE of softmax outputs, seed 0: clean images as dots in the colour of their predicted class, "
                 "successful attacks as black crosses.",
-                _draw(arms, by_arm(kept, arms), by_arm(points, arms)),
+                draw_plane({name: row[0] for name, row in by_arm(kept, arms).items()}, by_name),
             )
         ],
         facts={"models": found},
     )
 
 
-def _draw(arms: list[Arm], kept: dict[str, list[Kept]], points: dict[str, list[Points]]) -> Figure:
-    figure = Figure(figsize=(4 * len(arms), 4), layout="constrained")
-    for axes, arm in zip(figure.subplots(1, len(arms), squeeze=False)[0], arms, strict=True):
-        answers, (clean, attacked) = kept[arm.name][0], points[arm.name][0]
+def draw_plane(kept: Mapping[str, Kept], points: Mapping[str, Points]) -> Figure:
+    """A plane for each model: clean images in the colour of their predicted class, successful attacks in black."""
+    figure = Figure(figsize=(4 * len(kept), 4), layout="constrained")
+    for axes, (name, answers) in zip(figure.subplots(1, len(kept), squeeze=False)[0], kept.items(), strict=True):
+        clean, attacked = points[name]
         before, after = answers["clean"].argmax(axis=1), answers["attacked"].argmax(axis=1)
         turned = (before == answers["labels"]) & (after != answers["labels"])
         axes.scatter(*clean.T, c=before, cmap="tab10", s=6)
         axes.scatter(*attacked[turned].T, c="black", s=12, marker="x", linewidths=0.7)
-        axes.set_title(arm.name)
-        axes.set_axis_off()
+        axes.set(title=name, xticks=[], yticks=[])
     return figure
 
 

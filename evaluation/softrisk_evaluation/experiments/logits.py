@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.stats import kendalltau, spearmanr
 
 from softrisk_core.diagnostics import diagnose, softmax
+from softrisk_evaluation.activations.sheet import contact_sheet
 from softrisk_evaluation.experiments.adversarial import against
 from softrisk_evaluation.experiments.answers import STEPS, answer_cells
 from softrisk_evaluation.experiments.arms import CE
@@ -16,7 +17,9 @@ from softrisk_evaluation.experiments.findings import Findings, Picture, plain
 from softrisk_evaluation.experiments.setup import Setup, sampling_error
 from softrisk_evaluation.experiments.study import Kept
 from softrisk_evaluation.experiments.sweep import how_chosen, sweep
-from softrisk_evaluation.experiments.task import Arm, by_arm, test_sample, training_cells
+from softrisk_evaluation.experiments.task import by_arm, test_sample, training_cells
+from softrisk_evaluation.logit_pictures.drawings import draw_levels
+from softrisk_evaluation.logit_pictures.shape import CLEAN, STANDING, TURNED, Shape
 from softrisk_evaluation.tables import Section
 from softrisk_training.adversarial import Adversary
 
@@ -35,7 +38,7 @@ def run(setup: Setup) -> Findings:
         study.results("answers", answer_cells(task, arms, seeds, budget.described_images, task.epsilon)), arms
     )
     pairs = [(CE, drsl), (CE, hardened), (drsl, hardened)]
-    inputs, labels = test_sample(task, budget.described_images)
+    inputs, _ = test_sample(task, budget.described_images)
     return Findings(
         title=f"Logit distributions, {setup.data_name}",
         question="Does adversarial training lower the largest logit and the gap, does DRSL do the same, and are the "
@@ -47,19 +50,19 @@ def run(setup: Setup) -> Findings:
             f"{budget.described_images} test images, clean and under PGD-{STEPS}, ε = {task.epsilon:.3g}; adversarial "
             f"training at ε = {task.training_epsilon:.3g}.",
         ),
-        tables=[_levels(arms, answered, len(seeds)), _agreement(pairs, answered, len(seeds))],
+        tables=[levels_table(answered), agreement_table([(a.name, b.name) for a, b in pairs], answered)],
         pictures=[
             Picture(
                 "logits.png",
-                "Largest logit and gap of clean images and of images under PGD, seed 0; each row one model.",
-                _histograms(arms, answered),
+                "Largest logit and gap of clean images and of images under PGD, seed 0; each column one model.",
+                draw_levels({name: by_kind(row[0]) for name, row in answered.items()}),
             ),
             *(
                 Picture(
                     f"gallery-{index}.png",
-                    f"Clean test images on whose confidence {first.name} (upper figure) and {second.name} (lower) "
-                    "differ most, seed 0; first row: the first is surer, second row: the second is.",
-                    _gallery(inputs, labels, answered[first.name][0], answered[second.name][0]),
+                    f"Clean test images on whose confidence {first.name} (first figure) and {second.name} (second) "
+                    "differ most, seed 0.",
+                    draw_gallery(inputs, {arm.name: answered[arm.name][0] for arm in (first, second)}),
                 )
                 for index, (first, second) in enumerate(pairs)
             ),
@@ -94,13 +97,22 @@ def gap_over_slope(kept: Kept) -> float:
     return float(np.median(diagnose(kept["clean"])["logit_gap"] / np.maximum(kept["gap_slope"], 1e-12)))
 
 
-def _levels(arms: Sequence[Arm], answered: Mapping[str, list[Kept]], seeds: int) -> Section:
+def by_kind(kept: Kept) -> dict[str, Shape]:
+    """Of one model, for pictures: clean images, attacked ones that are still right, and successful attacks."""
+    clean, attacked = Shape.of(kept["clean"]), Shape.of(kept["attacked"])
+    was_right, is_right = clean.label == kept["labels"], attacked.label == kept["labels"]
+    standing, turned = (attacked.select(was_right & chosen) for chosen in (is_right, ~is_right))
+    return {CLEAN: clean, STANDING: standing, TURNED: turned}
+
+
+def levels_table(answered: Mapping[str, Sequence[Kept]]) -> Section:
+    """How sure models are; `answered` by model, one for each seed."""
     rows = []
-    for arm in arms:
+    for name, seeds in answered.items():
         for state in ("clean", "attacked"):
-            found = [levels(kept[state]) for kept in answered[arm.name]]
-            slope = plain([gap_over_slope(kept) for kept in answered[arm.name]], 3) if state == "clean" else ""
-            rows.append((f"{arm.name}, {state}", *(plain([each[name] for each in found]) for name in found[0]), slope))
+            found = [levels(kept[state]) for kept in seeds]
+            slope = plain([gap_over_slope(kept) for kept in seeds], 3) if state == "clean" else ""
+            rows.append((f"{name}, {state}", *(plain([each[key] for each in found]) for key in found[0]), slope))
     return Section(
         title="How sure",
         columns=(
@@ -114,28 +126,34 @@ def _levels(arms: Sequence[Arm], answered: Mapping[str, list[Kept]], seeds: int)
             "gap / slope",
         ),
         rows=tuple(rows),
-        note=f"Means over images, ± sd over {seeds} seeds. sd(z): of the logits of an image. Gap / slope: median of "
+        note=f"Means over images{_spread(answered)}. sd(z): of the logits of an image. Gap / slope: median of "
         "the gap over the ℓ1 norm of its gradient, the first-order ℓ∞ distance to the decision boundary.",
     )
 
 
-def _agreement(pairs: Sequence[tuple[Arm, Arm]], answered: Mapping[str, list[Kept]], seeds: int) -> Section:
+def agreement_table(pairs: Sequence[tuple[str, str]], answered: Mapping[str, Sequence[Kept]]) -> Section:
+    """Whether the same images are certain to two models, and in which order they see the wrong classes."""
     rows = []
     for first, second in pairs:
-        both = list(zip(answered[first.name], answered[second.name], strict=True))
+        both = list(zip(answered[first], answered[second], strict=True))
         confidences = [
             float(spearmanr(diagnose(a["clean"])["logit_gap"], diagnose(b["clean"])["logit_gap"]).statistic)
             for a, b in both
         ]
         orders = [wrong_order_agreement(a["clean"], b["clean"]) for a, b in both]
-        rows.append((f"{first.name} and {second.name}", plain(confidences), plain(orders)))
+        rows.append((f"{first} and {second}", plain(confidences), plain(orders)))
     return Section(
         title="Do they agree?",
         columns=("models", "Spearman ρ of the gaps", "Kendall τ of the wrong classes"),
         rows=tuple(rows),
-        note=f"On clean images; ± sd over {seeds} seeds. Kendall: mean over images of the rank correlation of the "
+        note=f"On clean images{_spread(answered)}. Kendall: mean over images of the rank correlation of the "
         "logits other than that of the class which the first model predicts.",
     )
+
+
+def _spread(answered: Mapping[str, Sequence[Kept]]) -> str:
+    seeds = len(next(iter(answered.values())))
+    return f", ± sd over {seeds} seeds" if seeds > 1 else ""
 
 
 def wrong_order_agreement(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
@@ -153,29 +171,24 @@ def wrong_order_agreement(first: NDArray[np.float32], second: NDArray[np.float32
     return float(np.mean(values))
 
 
-def _histograms(arms: Sequence[Arm], answered: Mapping[str, list[Kept]]) -> Figure:
-    figure = Figure(figsize=(8, 2.4 * len(arms)), layout="constrained")
-    grid = figure.subplots(len(arms), 2, squeeze=False)
-    for row, arm in zip(grid, arms, strict=True):
-        kept = answered[arm.name][0]
-        for axes, name in zip(row, ("max_logit", "logit_gap"), strict=True):
-            clean, attacked = (diagnose(kept[state])[name] for state in ("clean", "attacked"))
-            edges = np.histogram_bin_edges(np.concatenate([clean, attacked]), 40)
-            axes.hist(clean, edges, color="0.8", label="clean")
-            axes.hist(attacked, edges, histtype="step", color="C3", label="attacked")
-            axes.set(title=arm.name, xlabel=name.replace("_", " "))
-        row[0].legend(fontsize="small")
-    return figure
-
-
-def _gallery(inputs: NDArray[np.float32], labels: NDArray[np.int64], first: Kept, second: Kept) -> Figure:
+def disagreement(first: Kept, second: Kept) -> NDArray[np.int64]:
+    """The clean images, from those of which the first model is surer to those of which the second is, shape (N,)."""
     confidences = [softmax(kept["clean"]).max(axis=1) for kept in (first, second)]
-    order = np.argsort(confidences[0] - confidences[1])
-    figure = Figure(figsize=(1.2 * GALLERY, 3.6), layout="constrained")
-    grid = figure.subplots(2, GALLERY)
-    for axes, index in zip(grid.ravel(), [*order[::-1][:GALLERY], *order[:GALLERY]], strict=True):
-        image = inputs[index].transpose(1, 2, 0)
-        axes.imshow(image[:, :, 0] if image.shape[2] == 1 else image, cmap="gray", vmin=0, vmax=1)
-        axes.set_axis_off()
-        axes.set_title(f"{confidences[0][index]:.2f}\n{confidences[1][index]:.2f}", fontsize="small")
-    return figure
+    order: NDArray[np.int64] = np.argsort(confidences[1] - confidences[0], kind="stable")
+    return order
+
+
+def draw_gallery(inputs: NDArray[np.float32], models: Mapping[str, Kept]) -> Figure:
+    """Both ends of the order of `disagreement`: a row of images for each, with the confidences of both models.
+
+    Args:
+        inputs: Shape (N, C, H, W), in [0, 1].
+        models: Two of them, by name.
+    """
+    first, second = models.values()
+    order = disagreement(first, second)
+    columns = min(GALLERY, len(order))
+    rows = np.stack([order[:columns], order[::-1][:columns]])
+    confidences = [softmax(kept["clean"]).max(axis=1) for kept in (first, second)]
+    captions = [[" | ".join(f"{each[image]:.2f}" for each in confidences) for image in row] for row in rows]
+    return contact_sheet(inputs[rows], [f"{name}\nsurer" for name in models], [""] * columns, captions)

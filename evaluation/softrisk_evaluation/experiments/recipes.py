@@ -23,6 +23,7 @@ GREY: Final = Budget(
     headline_effort=Effort(steps=100, restarts=2, targets=9, rounds=4, queries=2500, draws=300, subset=40),
     described_images=300,
     inner_steps=5,
+    scenes=20_000,
 )
 """What two CPU cores do in half an hour or an hour for each experiment on grey images."""
 
@@ -49,6 +50,7 @@ SECONDS: Final = Budget(
     headline_effort=Effort(steps=5, restarts=1, targets=2, rounds=2, queries=50, draws=20, subset=4),
     described_images=40,
     inner_steps=2,
+    scenes=300,
 )
 """What shows that an experiment runs, and nothing else."""
 

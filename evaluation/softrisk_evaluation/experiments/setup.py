@@ -29,6 +29,7 @@ class Budget:
         headline_effort: Of the full suite on these.
         described_images: Test images on which answers are described: distributions, correlations, pictures.
         inner_steps: Steps of PGD inside adversarial training.
+        scenes: That a captioner is trained on.
     """
 
     published: tuple[Arm, ...]
@@ -42,6 +43,7 @@ class Budget:
     headline_effort: Effort
     described_images: int
     inner_steps: int
+    scenes: int
 
     def within(self, splits: Splits) -> "Budget":
         """No more images than there are, so that a page says how many were attacked."""

@@ -1,6 +1,8 @@
-"""Parquet folders in the layout of Hugging Face image data sets."""
+"""Parquet folders in the layout of Hugging Face image and audio data sets."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +16,25 @@ from softrisk_training.errors import DataError
 SPLITS: Final = ("train", "validation", "test")
 IMAGE_COLUMNS: Final = ("image", "img")
 LABEL_COLUMNS: Final = ("label", "labels", "fine_label")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One parquet file.
+
+    Attributes:
+        split: One of `SPLITS`.
+        contents: For each row a name, for messages, and the encoded content.
+        paths: The file names that the rows had before; empty where none is recorded.
+        labels: Shape (rows,); None if the file has no labels.
+        names: Names of the classes, if Hugging Face's metadata are there.
+    """
+
+    split: str
+    contents: list[tuple[str, bytes]]
+    paths: list[str]
+    labels: NDArray[np.int64] | None
+    names: tuple[str, ...] | None
 
 
 def is_parquet_folder(folder: Path) -> bool:
@@ -35,35 +56,55 @@ def load_parquet(folder: Path, location: str) -> Images:
     Raises:
         DataError: If a file is damaged, or has other columns or an unreadable image.
     """
-    files = _files(folder)
-    images, labels, counts = [], [], dict.fromkeys(SPLITS, 0)
-    names: tuple[str, ...] | None = None
-    for split in SPLITS:
-        for file in (file for file in files if _split(file) == split):
-            shard_images, shard_labels, shard_names = _read(file)
-            images.append(shard_images)
-            labels.append(shard_labels)
-            counts[split] += len(shard_images)
-            names = names or shard_names
-    if not images:
-        raise DataError(
-            f"{location} holds parquet files, but none that is called {', '.join(f'{s}-*' for s in SPLITS)}"
-        )
+    shards = read_shards(folder, location, IMAGE_COLUMNS)
+    images = [decode_images(shard.contents) for shard in shards]
     if len({shard.shape[1:] for shard in images}) > 1:
         raise DataError(f"{location}: the shards hold images of different sizes or channels; bring all to one")
     all_images, source = np.concatenate(images), folder.resolve().name
-    known = [shard for shard in labels if shard is not None]
-    if len(known) < len(labels):
+    known = [shard.labels for shard in shards if shard.labels is not None]
+    if len(known) < len(shards):
         return Images(all_images, source, location)
-    all_labels, total = np.concatenate(known), len(all_images)
+    labels = np.concatenate(known)
     return ImageData(
         images=all_images,
-        labels=all_labels,
-        classes=names or class_names(all_labels),
-        test_rows=np.arange(total - counts["test"], total, dtype=np.int64) if counts["test"] else None,
+        labels=labels,
+        classes=shard_names(shards) or class_names(labels),
+        test_rows=published_test_rows(shards),
         source=source,
         location=location,
     )
+
+
+def read_shards(folder: Path, location: str, columns: Sequence[str]) -> list[Shard]:
+    """All files of a folder, training rows before those of a published test split.
+
+    Args:
+        folder: Accepted by `is_parquet_folder`.
+        location: What the user called it.
+        columns: Names that the column of encoded contents may have; the first is the usual one.
+
+    Raises:
+        DataError: If a file is damaged or has other columns, or none has the name of a split.
+    """
+    files = _files(folder)
+    shards = [_read(file, split, columns) for split in SPLITS for file in files if _split(file) == split]
+    if not shards:
+        raise DataError(
+            f"{location} holds parquet files, but none that is called {', '.join(f'{s}-*' for s in SPLITS)}"
+        )
+    return shards
+
+
+def shard_names(shards: Sequence[Shard]) -> tuple[str, ...] | None:
+    """Class names of the first shard that has them."""
+    return next((shard.names for shard in shards if shard.names), None)
+
+
+def published_test_rows(shards: Sequence[Shard]) -> NDArray[np.int64] | None:
+    """Rows of the published test split, in all shards one after the other; None if there is none."""
+    total = sum(len(shard.contents) for shard in shards)
+    test = sum(len(shard.contents) for shard in shards if shard.split == "test")
+    return np.arange(total - test, total, dtype=np.int64) if test else None
 
 
 def _files(folder: Path) -> list[Path]:
@@ -75,7 +116,7 @@ def _split(file: Path) -> str:
     return next((split for split in SPLITS if file.name.startswith(split)), "")
 
 
-def _read(file: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None, tuple[str, ...] | None]:
+def _read(file: Path, split: str, columns: Sequence[str]) -> Shard:
     import pyarrow
     import pyarrow.parquet
 
@@ -83,33 +124,30 @@ def _read(file: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None, tupl
         table = pyarrow.parquet.read_table(file)
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{file} is not a readable parquet file: {error}") from error
-    image_column, label_column = _column(table, IMAGE_COLUMNS), _column(table, LABEL_COLUMNS)
-    if image_column is None:
-        raise DataError(f"{file} has the columns {', '.join(table.column_names)}; expected one called 'image'")
-    encoded = table.column(image_column).to_pylist()
-
-    def contents() -> Any:
-        for row, image in enumerate(encoded):
-            content = image.get("bytes") if isinstance(image, dict) else image
-            if not isinstance(content, bytes):
-                raise DataError(
-                    f"{file}: the column {image_column!r} has no encoded image in row {row};"
-                    " expected {bytes, path} with the bytes filled in"
-                )
-            yield f"{file}, row {row}", content
-
-    if not encoded:
+    column, label_column = _column(table, columns), _column(table, LABEL_COLUMNS)
+    if column is None:
+        raise DataError(f"{file} has the columns {', '.join(table.column_names)}; expected one called '{columns[0]}'")
+    contents, paths = [], []
+    for row, encoded in enumerate(table.column(column).to_pylist()):
+        content = encoded.get("bytes") if isinstance(encoded, dict) else encoded
+        if not isinstance(content, bytes):
+            raise DataError(
+                f"{file}: the column {column!r} has no encoded {columns[0]} in row {row};"
+                " expected {bytes, path} with the bytes filled in"
+            )
+        contents.append((f"{file}, row {row}", content))
+        paths.append(encoded.get("path") or "" if isinstance(encoded, dict) else "")
+    if not contents:
         raise DataError(f"{file} has no rows")
-    images = decode_images(contents())
     if label_column is None:
-        return images, None, None
+        return Shard(split, contents, paths, None, None)
     labels = table.column(label_column)
     if not pyarrow.types.is_integer(labels.type) or labels.null_count:
         raise DataError(f"{file}: the column {label_column!r} must hold an integer for every row")
-    return images, labels.to_numpy().astype(np.int64), _names(table, label_column)
+    return Shard(split, contents, paths, labels.to_numpy().astype(np.int64), _names(table, label_column))
 
 
-def _column(table: Any, accepted: tuple[str, ...]) -> str | None:
+def _column(table: Any, accepted: Sequence[str]) -> str | None:
     return next((name for name in accepted if name in table.column_names), None)
 
 

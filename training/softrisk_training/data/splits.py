@@ -1,12 +1,11 @@
 """Four disjoint row lists, without which no false-alarm promise holds."""
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from softrisk_training.data.images import ImageData
 from softrisk_training.errors import DataError
 
 TEST_SHARE: Final = 1 / 5
@@ -14,9 +13,28 @@ CALIBRATION_SHARE: Final = 1 / 6
 SELECTION_SHARE: Final = 1 / 12
 
 
+class LabelledRows(Protocol):
+    """Labelled data of any kind: images, recordings."""
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Shape (N,)."""
+
+    @property
+    def test_rows(self) -> NDArray[np.int64] | None:
+        """Rows of the test split that the source publishes."""
+
+    @property
+    def location(self) -> str:
+        """Where they are, for messages."""
+
+    def digests(self, rows: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """Content digests."""
+
+
 @dataclass(frozen=True)
 class Splits:
-    """Row numbers into an `ImageData`; no row, and no content, is in two of the lists.
+    """Row numbers into labelled data; no row, and no content, is in two of the lists.
 
     Attributes:
         training: Rows that the weights are fitted to, int64.
@@ -33,7 +51,7 @@ class Splits:
     dropped: int = 0
 
 
-def split_rows(data: ImageData, seed: int) -> Splits:
+def split_rows(data: LabelledRows, seed: int) -> Splits:
     """Split by class: the published test rows or 20 % for test; of the rest 1/6 calibration and 1/12 selection.
 
     The promise of a flag rests on calibration and test rows being exchangeable: a random split of one pool. So repeated
@@ -72,7 +90,7 @@ def split_rows(data: ImageData, seed: int) -> Splits:
     return splits
 
 
-def _distinct(data: ImageData, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+def _distinct(data: LabelledRows, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """The first row of each content, in ascending order."""
     _, first = np.unique(data.digests(rows), return_index=True)
     return np.sort(rows[first])

@@ -9,13 +9,29 @@ import inspect
 from typing import Final
 
 from softrisk_training.errors import TrainingError
-from softrisk_training.losses.base import Loss
+from softrisk_training.losses.base import IGNORED, Loss, kept_tokens
 from softrisk_training.losses.complement import ComplementObjective, GuidedComplementEntropy, ReverseCrossEntropy
 from softrisk_training.losses.drsl import DEFAULT_FORM, DRSL, DRSLForm, authors_weight, per_sample_weight
 from softrisk_training.losses.likelihood import CrossEntropy, FocalLoss, LabelSmoothing, LogitSqueezing
 from softrisk_training.losses.noise_robust import GeneralizedCrossEntropy, MeanAbsoluteError, SymmetricCrossEntropy
+from softrisk_training.losses.prsl import DEFAULT_END, DEFAULT_MODE, PRSL, PRSLMode
 
-__all__ = ["DEFAULT_FORM", "DRSL", "LOSSES", "DRSLForm", "Loss", "authors_weight", "make_loss", "per_sample_weight"]
+__all__ = [
+    "DEFAULT_END",
+    "DEFAULT_FORM",
+    "DEFAULT_MODE",
+    "DRSL",
+    "IGNORED",
+    "LOSSES",
+    "PRSL",
+    "DRSLForm",
+    "Loss",
+    "PRSLMode",
+    "authors_weight",
+    "kept_tokens",
+    "make_loss",
+    "per_sample_weight",
+]
 
 LOSSES: Final[dict[str, type[Loss]]] = {
     loss.name: loss
@@ -31,6 +47,7 @@ LOSSES: Final[dict[str, type[Loss]]] = {
         ComplementObjective,
         GuidedComplementEntropy,
         DRSL,
+        PRSL,
     )
 }
 """Every loss, by its name."""

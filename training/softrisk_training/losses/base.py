@@ -1,12 +1,15 @@
 """What every loss is, and the pieces that several of them are made of."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import torch
 from torch import Tensor, nn
 
 from softrisk_training.errors import TrainingError
+
+IGNORED: Final = -100
+"""The label of padding, which no loss looks at; the same number as in torch and in transformers."""
 
 
 class Loss(nn.Module, ABC):
@@ -41,6 +44,27 @@ def off_label(values: Tensor, labels: Tensor) -> Tensor:
     batch, classes = values.shape
     others = torch.ones_like(values, dtype=torch.bool).scatter_(1, labels[:, None], False)
     return values[others].view(batch, classes - 1)
+
+
+def kept_tokens(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The tokens of sequences as one batch, without padding.
+
+    Args:
+        logits: Shape (…, C).
+        labels: Shape (…,); `IGNORED` for padding.
+
+    Returns:
+        Logits of shape (n, C) and labels of shape (n,).
+
+    Raises:
+        TrainingError: If nothing is kept.
+    """
+    rows, truth = logits.flatten(end_dim=-2), labels.flatten()
+    kept = truth != IGNORED
+    if not bool(kept.any()):
+        raise TrainingError(f"all labels are {IGNORED}, which stands for padding: there is nothing to learn from")
+    # Indexing copies, and a vocabulary is wide.
+    return (rows, truth) if bool(kept.all()) else (rows[kept], truth[kept])
 
 
 def not_negative(name: str, value: float) -> float:

@@ -1,0 +1,1 @@
+"""Classifiers of several inputs whose radii are bounded: pairs, models, training, certificates."""
