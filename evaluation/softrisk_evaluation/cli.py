@@ -72,6 +72,7 @@ def evaluate_command(
     """
     loaded = load_bundle(resolve(bundle))
     if len(loaded.manifest.inputs) > 1:
+        _refuse_given(context, besides=("bundle", "checkpoint", "data"))
         _evaluate_cases(loaded, checkpoint, data)
         return
     folder = out or loaded.folder / REPORT
@@ -105,6 +106,21 @@ def evaluate_command(
     console.print(on_attacks(report), "", soft_wrap=True, highlight=False)
     publish(evaluation, folder)
     console.print(f"report: {folder}", soft_wrap=True, highlight=False)
+
+
+def _refuse_given(context: typer.Context, besides: tuple[str, ...]) -> None:
+    """Refuse the options of attacks and reports, so that nobody takes them for heeded."""
+    given = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if (name := parameter.name or "") not in besides
+        and (source := context.get_parameter_source(name)) is not None
+        and source.name == "COMMANDLINE"
+    ]
+    if given:
+        raise EvaluationError(
+            f"a bundle of several inputs is not attacked, and no report is written: leave out {', '.join(given)}"
+        )
 
 
 def _evaluate_cases(bundle: Bundle, checkpoint: Path | None, data: str | None) -> None:

@@ -152,7 +152,11 @@ def test_the_evaluation_shows_each_case_on_test_pairs(
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [([], "are evaluated on the test pairs of a checkpoint"), (["--data", "digits"], "takes several inputs")],
+    [
+        ([], "are evaluated on the test pairs of a checkpoint"),
+        (["--data", "digits"], "takes several inputs"),
+        (["--epsilon", "0.1", "--out", "report"], "no report is written: leave out --epsilon, --out"),
+    ],
 )
 def test_an_evaluation_without_pairs_is_refused(bundle: Bundle, arguments: list[str], said: str) -> None:
     with pytest.raises(SoftriskError, match=said):

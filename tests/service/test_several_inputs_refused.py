@@ -47,6 +47,7 @@ BAD: list[tuple[str, object, str]] = [
     # names
     ("senses", [{"audio": GOOD}, {}], f"instances[1]: expected at least one of the inputs {EITHER}, got none"),
     ("senses", [{"sound": GOOD}], f"instances[0]: 'sound' is not an input; inputs: {EITHER}"),
+    ("senses", [GOOD], 'a file goes by the name of its input, as in {"image": {"b64": "…"}}; inputs: image'),
     ("senses", [{"image": None, "audio": GOOD}], "input 'image': instances[0].image: expected a list of shape"),
     ("senses", [IMAGE], f"instances[0]: expected an object with the inputs {EITHER}, got a list of 1"),
     (

@@ -100,7 +100,7 @@ def test_a_checkpoint_comes_back_as_it_was(trained: dict[str, Path], pairs: Pair
     reloaded = training_pairs(again, tmp_path / "again.pt")
     np.testing.assert_array_equal(reloaded.splits.calibration, pairs.splits.calibration)
     np.testing.assert_array_equal(reloaded.inputs["audio"], pairs.inputs["audio"])
-    with pytest.raises(CheckpointError, match="not a softrisk-checkpoint"):
+    with pytest.raises(CheckpointError, match="comes from softrisk train-multimodal, and is not a softrisk-checkpoint"):
         load_checkpoint(tmp_path / "again.pt")
 
 
@@ -190,6 +190,8 @@ def test_silence_is_zero_and_a_full_scale_sine_about_one() -> None:
         ({"epsilon": 0.0}, "epsilon must be greater than 0"),
         ({"modality_dropout": 1.0}, r"must be in \[0, 1\)"),
         ({"rho": -1.0}, "must not be negative"),
+        ({"method": "joint", "rho": 1.0}, "which joint has not; leave it out"),
+        ({"method": "crmt", "epsilon": 1.0}, "which crmt has not; leave it out"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(changes: dict[str, object], message: str) -> None:

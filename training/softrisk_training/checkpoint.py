@@ -19,6 +19,12 @@ from softrisk_training.errors import CheckpointError, DataError
 from softrisk_training.models import Classifier, InputShape, build_classifier
 
 FORMAT: Final = "softrisk-checkpoint"
+WRITERS: Final = {
+    FORMAT: "softrisk train",
+    "softrisk-multimodal-checkpoint": "softrisk train-multimodal",
+    "softrisk-captioner": "softrisk train-captions",
+}
+"""The command that writes each kind of checkpoint."""
 FORMAT_VERSION: Final = 1
 ROW_LISTS: Final = ("training", "selection", "calibration", "test")
 
@@ -195,15 +201,17 @@ def read_payload(path: Path, kind: str) -> dict[str, Any]:
         CheckpointError: If the file is missing, damaged, of another kind, or of a newer format.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path} does not exist; softrisk train writes checkpoints")
+        raise CheckpointError(f"{path} does not exist; {WRITERS[kind]} writes checkpoints")
     try:
         payload = torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
         raise CheckpointError(
             f"{path} is not a checkpoint of softrisk, or it is damaged or truncated: it cannot be read"
         ) from error
-    if not isinstance(payload, dict) or payload.get("format") != kind:
-        raise CheckpointError(f"{path} is a file of torch, but not a {kind}; softrisk train writes these")
+    found = payload.get("format") if isinstance(payload, dict) else None
+    if not isinstance(payload, dict) or found != kind:
+        origin = f"comes from {WRITERS[found]}" if found in WRITERS else "is a file of torch"
+        raise CheckpointError(f"{path} {origin}, and is not a {kind}; {WRITERS[kind]} writes these")
     if payload.get("format_version") != FORMAT_VERSION:
         raise CheckpointError(
             f"{path} has format version {payload.get('format_version')}, this softrisk reads {FORMAT_VERSION};"

@@ -66,6 +66,8 @@ def train_captions_command(
         if top_k is not None:
             raise typer.BadParameter("--top-k K is short for --window 0 K: give one of the two")
         given |= {"start": window[0], "end": window[1]}
+    if loss != PRSL.name and any(value is not None for value in given.values()):
+        raise typer.BadParameter(f"--mode, --top-k, --window and --weight are of --loss prsl, and {loss} takes none")
     config = CaptionConfig(
         width=width,
         loss=loss,

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainin
 from rich.progress import Progress as Bar
 
 from softrisk_training.multimodal.checkpoint import MultimodalCheckpoint
-from softrisk_training.multimodal.config import MultimodalConfig
+from softrisk_training.multimodal.config import EPSILON, MultimodalConfig
 from softrisk_training.multimodal.encoders import ENCODERS, EncoderName
 from softrisk_training.multimodal.fusion import FusionName
 from softrisk_training.multimodal.objectives import METHODS, Method
@@ -44,8 +44,9 @@ def train_multimodal_command(
         float | None, typer.Option(help="Weight of each modality's margins, for crmt. Default: 0.5; small-cnn 2.")
     ] = None,
     epsilon: Annotated[
-        float, typer.Option(help="ℓ2 radius of the attack in training, for adversarial and crmt-at.")
-    ] = 0.5,
+        float | None,
+        typer.Option(help=f"ℓ2 radius of the attack in training, for adversarial and crmt-at. Default: {EPSILON}."),
+    ] = None,
     rows_only: Annotated[
         bool, typer.Option("--rows-only", help="Rows of heads centred and of norm 1, but not mutually orthogonal.")
     ] = False,

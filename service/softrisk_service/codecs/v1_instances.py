@@ -64,6 +64,11 @@ def _check_names(instance: object, specs: tuple[InputSpec, ...], where: str) -> 
     if not isinstance(instance, dict):
         raise InvalidInputError(f"{where}: expected an object with the inputs {wanted}, got {kind(instance)}")
     known = {spec.name for spec in specs}
+    if "b64" in instance and "b64" not in known:
+        raise InvalidInputError(
+            f'{where}: a file goes by the name of its input, as in {{"{specs[0].name}": {{"b64": "…"}}}}; '
+            f"inputs: {wanted}"
+        )
     for name in instance:
         if name not in known:
             raise InvalidInputError(f"{where}: {shown(name)} is not an input; inputs: {wanted}")

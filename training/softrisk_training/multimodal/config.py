@@ -11,6 +11,8 @@ from softrisk_training.multimodal.objectives import METHODS, Method
 RHO: Final[dict[EncoderName, float]] = {"lipschitz": 0.5, "small-cnn": 2.0}
 """Weights ρ, unless the user says otherwise: the authors', and a smaller one where slopes are held down and margins
 never grow as large as to fade out of the loss."""
+EPSILON: Final = 0.5
+"""ℓ2 radius of the attack in training, unless the user says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class MultimodalConfig:
         batch_size: Rows in a step, ≥ 1.
         learning_rate: Peak of the one-cycle schedule of AdamW.
         rho: Weight ρ ≥ 0 of the modalities' margins, in methods that have them; None for what suits the encoder.
-        epsilon: ℓ2 radius of the attack, over all planes together, in methods that have it.
+        epsilon: ℓ2 radius > 0 of the attack, over all planes together, in methods that have it; None for 0.5.
         rows_only: Whether rows of an orthogonal fusion are only centred and normalised, as in the authors' code.
         modality_dropout: Probability, in [0, 1), that a training row lacks a modality: that one is zero.
         seed: Of initialisation, row order, mixing and dropout.
@@ -42,7 +44,7 @@ class MultimodalConfig:
     batch_size: int = 64
     learning_rate: float = 3e-3
     rho: float | None = None
-    epsilon: float = 0.5
+    epsilon: float | None = None
     rows_only: bool = False
     modality_dropout: float = 0.0
     seed: int = 0
@@ -52,11 +54,17 @@ class MultimodalConfig:
             raise TrainingError(f"unknown method {self.method!r}: choose one of {', '.join(METHODS)}")
         if self.encoder not in WIDTHS:
             raise TrainingError(f"unknown encoder {self.encoder!r}: choose one of {', '.join(WIDTHS)}")
-        for name in ("features", "epochs", "batch_size", "learning_rate", "epsilon"):
+        for name in ("features", "epochs", "batch_size", "learning_rate"):
             if not getattr(self, name) > 0:
                 raise TrainingError(f"{name.replace('_', ' ')} must be greater than 0, got {getattr(self, name)}")
         if self.rho is not None and not self.rho >= 0:
             raise TrainingError(f"rho must not be negative, got {self.rho:g}")
+        if self.rho is not None and not METHODS[self.method].certifies:
+            raise TrainingError(f"rho weighs the margins of crmt, which {self.method} has not; leave it out")
+        if self.epsilon is not None and not self.epsilon > 0:
+            raise TrainingError(f"epsilon must be greater than 0, got {self.epsilon:g}")
+        if self.epsilon is not None and not METHODS[self.method].attacked:
+            raise TrainingError(f"epsilon is of an attack in training, which {self.method} has not; leave it out")
         if not 0 <= self.modality_dropout < 1:
             raise TrainingError(f"modality dropout must be in [0, 1), got {self.modality_dropout:g}")
         if METHODS[self.method].certifies and self.fusion not in (None, "orthogonal"):
@@ -81,8 +89,18 @@ class MultimodalConfig:
         return RHO[self.encoder] if self.rho is None else self.rho
 
     @property
+    def radius(self) -> float:
+        """The radius ε of the attack, where none is given the usual one."""
+        return EPSILON if self.epsilon is None else self.epsilon
+
+    @property
     def settings(self) -> dict[str, float | str | bool]:
         """What a checkpoint records beside method, epochs and seed."""
         recorded = {name: value for name, value in asdict(self).items() if name not in ("method", "epochs", "seed")}
-        defaults = {"fusion": self.fusion_name, "width": self.width or WIDTHS[self.encoder], "rho": self.margin_weight}
-        return {**recorded, **defaults}
+        return {
+            **recorded,
+            "fusion": self.fusion_name,
+            "width": self.width or WIDTHS[self.encoder],
+            "rho": self.margin_weight,
+            "epsilon": self.radius,
+        }

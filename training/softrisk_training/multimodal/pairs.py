@@ -146,7 +146,8 @@ def _partners(
         if len(found) < wanted.sum():
             raise DataError(
                 f"{pictures.location} has {len(found)} images of class {pictures.classes[label]!r} for the {name} rows "
-                f"and {wanted.sum()} recordings; fewer pairs for each recording may do"
+                f"and {wanted.sum()} pairs that need one each: give more images, or make fewer training pairs of each "
+                "recording (--repeats)"
             )
         partners[wanted] = generator.choice(found, int(wanted.sum()), replace=False)
     return partners

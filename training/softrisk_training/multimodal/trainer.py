@@ -182,7 +182,7 @@ def _train_epoch(
             batch.labels,
             METHODS[config.method],
             rho=config.margin_weight,
-            epsilon=config.epsilon,
+            epsilon=config.radius,
             generator=generator,
         )
         optimizer.zero_grad()
