@@ -213,7 +213,10 @@ def test_a_bundle_that_takes_no_encoded_images_asks_for_an_array(
     )
 
 
-@given(st.lists(st.floats(-50, 50), min_size=2, max_size=60), st.floats(-60, 60))
+VALUES = st.floats(-50, 50, width=32, allow_subnormal=False)
+
+
+@given(st.lists(VALUES, min_size=2, max_size=60), st.floats(-60, 60, width=32))
 def test_percentiles_lie_between_the_shares_of_the_edges(values: list[float], value: float) -> None:
     edges = np.unique(np.quantile(values, np.linspace(0, 1, 11)))
     if edges.size < 2:
